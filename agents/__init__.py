@@ -1,0 +1,7 @@
+"""Learners in the manner of Stable-Baselines3, for many rewards."""
+
+from dibs_rl.agents.callbacks import VectorEvalCallback
+from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, VectorCritic
+from dibs_rl.agents.ppo import DiBSPPO
+
+__all__ = ["CnnPolicy", "DiBSPPO", "MlpPolicy", "MultiInputPolicy", "VectorCritic", "VectorEvalCallback"]

@@ -1,0 +1,207 @@
+"""The DiBS bargaining step: from gradient directions to one direction.
+
+Everything here is algebra on the cosine matrix of the objectives' gradients. Gradient lengths are divided out once, in
+`unit_rows`, and loss values never enter: that is where the invariance to reward scale comes from.
+
+Papers:
+    DiBS: "Cooperative Bargaining Games Without Utilities: Mediated Solutions from Direction Oracles", arXiv 2505.14817.
+    DiBS-MTL: "Monotonic Transformation Invariant Multi-task Learning", arXiv 2509.23948.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchjd.aggregation import WeightedAggregator, Weighting
+from torchjd.linalg import Matrix, PSDMatrix
+
+from dibs_rl.errors import NonFiniteError, UserError
+
+Preference = Tensor | Sequence[float] | None
+
+
+def dibs_weights(
+    cosine: Tensor, *, steps: int = 5, preference: Preference = None, distances: Tensor | Sequence[float] | None = None
+) -> Tensor:
+    """Solves one bargaining game and returns each objective's coefficient on its *unit* gradient.
+
+    Without `distances` this is the local game of DiBS-MTL (arXiv 2509.23948): the state starts at the current parameters,
+    the preferred state of objective i is one unit along its descent direction, and `steps` DiBS steps are taken inside the
+    unit ball. With `distances` it is one step of the original game (arXiv 2505.14817), whose preferred states are fixed.
+
+    Args:
+        cosine: Cosines between the objectives' gradients, shape `[m, m]`. A zero on the diagonal marks an objective whose
+            gradient is zero: it has no vote, and the others' coefficients are as if it were absent.
+        steps: Number of steps T of the local game. One step gives the mean of the unit gradients.
+        preference: Positive preference weights p, shape `[m]`; all equal if not given. Only their ratios matter.
+        distances: Distances to the preferred states, shape `[m]`, not negative. Given, the anchored game is played.
+
+    Returns:
+        Coefficients c, shape `[m]`, float64, not negative. The direction is `c @ unit_gradients`; its norm is at most 1.
+
+    Raises:
+        UserError: If a shape, `steps`, a preference or a distance is not as said above.
+        NonFiniteError: If `cosine` holds a NaN or an infinity.
+    """
+    q = _checked_cosine(cosine)
+    voting = q.diagonal() > 0
+    p = _checked_preference(preference, q) * voting
+    if distances is not None:
+        pull = p * _checked_distances(distances, q)
+        return pull / _positive_or_one(pull.sum())
+    if steps < 1:
+        raise UserError(f"The local game takes at least 1 step; found steps={steps}.")
+
+    step_size = p / _positive_or_one(p.sum())
+    c = torch.zeros_like(p)
+    for _ in range(steps):
+        q_c = q @ c
+        # |delta + u_i|^2 with delta = -U^T c; rounding can leave a tiny negative number where the state sits on u_i.
+        distance = (c @ q_c - 2 * q_c + q.diagonal()).clamp_min(0).sqrt()
+        c = c + step_size * distance
+        c = c / (c @ q @ c).clamp_min(1).sqrt()  # back onto the unit ball, then carry on from there
+    return c
+
+
+def unit_rows(jacobian: Tensor, objectives: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+    """Divides each row of the Jacobian by its Euclidean norm.
+
+    Args:
+        jacobian: Shape `[m, p]`, any scale.
+        objectives: Names for the error message.
+
+    Returns:
+        The unit rows `[m, p]` (a row of exact zeros stays zero) and the norms `[m]`. Multiplying a row by a power of two
+        changes its unit row in no bit.
+
+    Raises:
+        NonFiniteError: If a row holds a NaN or an infinity; it names the objectives.
+    """
+    largest = jacobian.abs().amax(dim=1, keepdim=True) if jacobian.shape[1] else jacobian.new_zeros(len(jacobian), 1)
+    _check_finite(largest.flatten(), objectives)
+    # Squares of 1e-30 vanish in float32. Dividing by the power of two next to the largest entry first is exact.
+    tiny = torch.finfo(jacobian.dtype).tiny
+    mantissa, _ = torch.frexp(largest)
+    shrink = torch.where(largest >= tiny, mantissa / largest.clamp_min(tiny), 1 / tiny)
+    scaled = jacobian * shrink
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / _positive_or_one(length), (length / shrink).flatten()
+
+
+class DiBSWeighting(Weighting[PSDMatrix]):
+    """Weights of the local game on the raw gradients, from their Gramian.
+
+    Args:
+        steps: Steps T of the local game.
+        preference: Positive preference weights, shape `[m]`; equal if not given.
+    """
+
+    def __init__(self, *, steps: int = 5, preference: Preference = None) -> None:
+        super().__init__()
+        if steps < 1:
+            raise UserError(f"The local game takes at least 1 step; found steps={steps}.")
+        self.steps = steps
+        self.preference = None if preference is None else torch.as_tensor(preference, dtype=torch.float64)
+
+    @torch.no_grad()
+    def forward(self, gramian: Tensor, /) -> Tensor:
+        """Maps the Gramian `[m, m]` to weights `[m]`: DiBS coefficient over gradient norm, 0 for a zero gradient."""
+        norms = gramian.diagonal().sqrt()
+        divisor = _positive_or_one(norms)
+        cosine = gramian / divisor / divisor.unsqueeze(1)
+        coefficients = dibs_weights(cosine, steps=self.steps, preference=self.preference)
+        return coefficients.to(gramian.dtype) / divisor
+
+
+class _JacobianWeighting(Weighting[Matrix]):
+    """The same weights from the Jacobian itself, for rows whose Gramian would overflow or vanish."""
+
+    def __init__(self, game: DiBSWeighting, objectives: Sequence[str] | None) -> None:
+        super().__init__()
+        self.game = game
+        self.objectives = objectives
+
+    @torch.no_grad()
+    def forward(self, jacobian: Tensor, /) -> Tensor:
+        units, norms = unit_rows(jacobian, self.objectives)
+        return self.game(units @ units.T) / _positive_or_one(norms)
+
+
+class DiBS(WeightedAggregator):
+    """The DiBS bargaining step as a TorchJD aggregator: Jacobian `[m, p]` in, direction `[p]` of norm at most 1 out.
+
+    Rescaling a row by any positive factor does not change the result. DiBS is not conflict-free for three or more
+    objectives: it can work against a badly placed minority.
+
+    Args:
+        steps: Steps T of the local game; 1 is the mean of the unit gradients.
+        preference: Positive preference weights, shape `[m]`; equal if not given.
+        objectives: Names of the rows, for error messages.
+
+    Raises:
+        NonFiniteError: When called on a Jacobian with a NaN or infinite entry.
+
+    Example:
+        >>> import torch
+        >>> from dibs_rl import DiBS
+        >>> DiBS()(torch.tensor([[1e6, 0.0], [0.0, 1e-3]]))
+        tensor([0.7071, 0.7071])
+    """
+
+    def __init__(self, *, steps: int = 5, preference: Preference = None, objectives: Sequence[str] | None = None) -> None:
+        self._settings = {"steps": steps, "preference": preference, "objectives": objectives}
+        game = DiBSWeighting(steps=steps, preference=preference)
+        super().__init__(_JacobianWeighting(game, objectives))
+        self.gramian_weighting = game
+        self.objectives = objectives
+
+    @torch.no_grad()
+    def forward(self, jacobian: Tensor, /) -> Tensor:
+        """Combines the rows; works on the unit rows, so no weight can overflow on the way."""
+        units, _ = unit_rows(jacobian, self.objectives)
+        return self.gramian_weighting(units @ units.T) @ units
+
+    def __repr__(self) -> str:
+        return f"DiBS({', '.join(f'{key}={value!r}' for key, value in self._settings.items() if value is not None)})"
+
+
+def _positive_or_one(value: Tensor) -> Tensor:
+    """A divisor that leaves an exact zero alone and adds no epsilon to anything else."""
+    return torch.where(value > 0, value, torch.ones_like(value))
+
+
+def _check_finite(row_extremes: Tensor, objectives: Sequence[str] | None) -> None:
+    finite = torch.isfinite(row_extremes)
+    if finite.all():
+        return
+    bad = [i for i, good in enumerate(finite.tolist()) if not good]
+    names = ", ".join(objectives[i] if objectives else f"row {i}" for i in bad)
+    raise NonFiniteError(f"The gradient of each objective must be finite; found NaN or infinity in that of {names}.")
+
+
+def _checked_cosine(cosine: Tensor) -> Tensor:
+    if cosine.dim() != 2 or cosine.shape[0] != cosine.shape[1] or not len(cosine):
+        raise UserError(f"The cosine matrix has shape [m, m] with m >= 1; found {list(cosine.shape)}.")
+    if not torch.isfinite(cosine).all():
+        raise NonFiniteError("The cosine matrix must be finite; found NaN or infinity.")
+    return cosine.detach().double()
+
+
+def _checked_preference(preference: Preference, cosine: Tensor) -> Tensor:
+    if preference is None:
+        return cosine.new_ones(len(cosine))
+    p = torch.as_tensor(preference, dtype=cosine.dtype, device=cosine.device)
+    if p.shape != (len(cosine),):
+        raise UserError(f"One preference weight for each of the {len(cosine)} objectives; found {p.numel()}.")
+    if not (torch.isfinite(p).all() and (p > 0).all()):
+        raise UserError(f"Preference weights are positive numbers; found {p.tolist()}.")
+    return p
+
+
+def _checked_distances(distances: Tensor | Sequence[float], cosine: Tensor) -> Tensor:
+    d = torch.as_tensor(distances, dtype=cosine.dtype, device=cosine.device)
+    if d.shape != (len(cosine),):
+        raise UserError(f"One distance for each of the {len(cosine)} objectives; found {d.numel()}.")
+    if not (torch.isfinite(d).all() and (d >= 0).all()):
+        raise UserError(f"Distances are finite and not negative; found {d.tolist()}.")
+    return d

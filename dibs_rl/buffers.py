@@ -1,0 +1,154 @@
+"""Storage of one rollout: preallocated tensors, `[T, n, ...]`, and minibatches of it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from dibs_rl.vec_env import Obs, Step, map_obs
+
+
+class Minibatch(NamedTuple):
+    """Samples of a rollout, `[b, ...]` each.
+
+    Attributes:
+        obs: Observations acted on.
+        actions: Actions taken, before they were clipped to the action space.
+        log_probs: Their log probabilities when they were taken, `[b]`.
+        advantages: What the policy losses see, `[b, k]`: k = m, or 1 where the combiner summed the advantages.
+        value_targets: What the critic learns, `[b, m]`, in its heads' units.
+    """
+
+    obs: Obs
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    value_targets: Tensor
+
+
+class VectorRolloutBuffer:
+    """A rollout of T steps of n worlds with m rewards. SB3 builds it in place of its own buffer.
+
+    Args:
+        buffer_size: Steps T of a world.
+        observation_space: Space of one world's observation.
+        action_space: Space of one world's action.
+        device: Where the tensors live.
+        n_envs: Worlds n.
+        reward_dim: Rewards m.
+        gamma: Discount factor.
+        gae_lambda: GAE's lambda.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: torch.device | str = "cpu",
+        n_envs: int = 1,
+        reward_dim: int = 1,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+    ) -> None:
+        self.buffer_size, self.n_envs, self.reward_dim = buffer_size, n_envs, reward_dim
+        self.device = torch.device(device)
+        self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.obs: Obs = self._observation_storage(observation_space)
+        discrete = not isinstance(action_space, spaces.Box)
+        self.actions = self._storage(*(action_space.shape or ()), dtype=torch.int64 if discrete else torch.float32)
+        self.log_probs = self._storage()
+        self.rewards = self._storage(reward_dim)
+        self.terminated = self._storage(dtype=torch.bool)
+        self.truncated = self._storage(dtype=torch.bool)
+        self.advantages = self._storage(reward_dim)
+        self.value_targets = self._storage(reward_dim)
+        self.reset()
+
+    def reset(self) -> None:
+        """Makes room for the next rollout."""
+        self.pos = 0
+        self._final_obs: list[Obs] = []
+
+    def add_decision(self, obs: Obs, actions: Tensor, log_probs: Tensor) -> None:
+        """Copies in what was seen and decided, before the worlds move on."""
+        map_obs(lambda stored, new: stored[self.pos].copy_(new), self.obs, obs)
+        self.actions[self.pos].copy_(actions)
+        self.log_probs[self.pos].copy_(log_probs)
+
+    def add_outcome(self, step: Step) -> None:
+        """Copies in what came of it."""
+        self.rewards[self.pos].copy_(step.reward)
+        self.terminated[self.pos].copy_(step.terminated)
+        self.truncated[self.pos].copy_(step.truncated)
+        cut_off = step.truncated & ~step.terminated
+        if cut_off.any():
+            self._final_obs.append(map_obs(lambda obs: obs[cut_off].clone(), step.final_obs))
+        self.pos += 1
+
+    @property
+    def size(self) -> int:
+        """Samples in a rollout, T * n."""
+        return self.buffer_size * self.n_envs
+
+    def truncated_obs(self) -> Obs | None:
+        """The last observations `[k, ...]` of the k truncated episodes, in order of step and world; None if k = 0."""
+        return map_obs(lambda *parts: torch.cat(parts), *self._final_obs) if self._final_obs else None
+
+    def next_values(self, values: Tensor, last_values: Tensor, truncated_values: Tensor | None) -> Tensor:
+        """Values of what followed each step, `[T, n, m]`.
+
+        Args:
+            values: Values of the stored observations, `[T, n, m]`.
+            last_values: Values of the observations after the last step, `[n, m]`.
+            truncated_values: Values of `truncated_obs()`, `[k, m]`.
+        """
+        following = torch.cat([values[1:], last_values.unsqueeze(0)])
+        if truncated_values is not None:
+            following[self.truncated & ~self.terminated] = truncated_values
+        return following
+
+    def flat(self, tensor: Obs) -> Obs:
+        """`[T, n, ...]` seen as `[T * n, ...]`."""
+        return map_obs(lambda stored: stored.flatten(0, 1), tensor)
+
+    def indices(self, size: int) -> Iterator[Tensor]:
+        """Deals the rollout's samples out at random, `size` at a time; the last may be fewer.
+
+        The order comes from numpy's global generator, as in SB3's buffers.
+        """
+        order = torch.from_numpy(np.random.permutation(self.size)).to(self.device)
+        return iter(order.split(size))
+
+    def whole(self, policy_advantages: Tensor, value_targets: Tensor) -> Minibatch:
+        """The whole rollout, in order, as one batch of views."""
+        actions, log_probs = self.actions.flatten(0, 1), self.log_probs.flatten(0, 1)
+        return Minibatch(self.flat(self.obs), actions, log_probs, policy_advantages, value_targets)
+
+    def _storage(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(self.buffer_size, self.n_envs, *shape, dtype=dtype, device=self.device)
+
+    def _observation_storage(self, space: spaces.Space) -> Obs:
+        if isinstance(space, spaces.Dict):
+            return {key: self._storage(*_shape(part), dtype=_dtype(part)) for key, part in space.items()}
+        return self._storage(*_shape(space), dtype=_dtype(space))
+
+
+def take(batch: Minibatch, index: Tensor | slice) -> Minibatch:
+    """Picks samples out of a batch."""
+    return Minibatch(map_obs(lambda obs: obs[index], batch.obs), *(part[index] for part in batch[1:]))
+
+
+def _shape(space: spaces.Space) -> tuple[int, ...]:
+    if space.shape is None:
+        raise TypeError(f"Observations of space {space} cannot be stored.")
+    return space.shape
+
+
+def _dtype(space: spaces.Space) -> torch.dtype:
+    """The space's own type, but float32 for every float: what the networks compute in."""
+    kind = np.dtype(space.dtype)
+    return torch.float32 if kind.kind == "f" else torch.from_numpy(np.zeros(0, kind)).dtype

@@ -1,0 +1,1 @@
+"""The `dibs-rl` command; one file for each of its commands."""

@@ -1,0 +1,94 @@
+"""`dibs-rl evaluate`: each objective's return over whole episodes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dibs_rl.agents.on_policy import VectorOnPolicy
+from dibs_rl.cli.flags import parse, print_line
+from dibs_rl.cli.model import choose_device, load_model, make_env
+from dibs_rl.errors import UserError
+from dibs_rl.evaluation import evaluate
+from dibs_rl.run_folder import RunFolder
+
+_SEED_OFFSET = 10_000  # evaluation episodes are none of those trained on
+_MOST_WORLDS = 20
+
+
+@dataclass
+class EvaluateConfig:
+    """Play episodes with a trained policy and print each objective's return."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder; of a run that has not finished, the newest checkpoint is taken."""
+    episodes: int = 20
+    """How many episodes."""
+    seed: int | None = None
+    """Seed of the first world's first episode; 10000 + the run's seed if not given."""
+    stochastic: bool = False
+    """Sample actions instead of taking the most likely one."""
+    device: str = "auto"
+    """Where the networks live: cpu, cuda or auto."""
+
+
+def run(arguments: list[str]) -> int:
+    """Evaluates a run; returns the exit code."""
+    flags = parse(EvaluateConfig, arguments, "evaluate")
+    if flags.episodes < 1:
+        raise UserError(f"There must be at least one episode; found --episodes {flags.episodes}.")
+    folder = RunFolder.open(flags.run)
+    config = folder.config()
+    file = folder.newest_model()
+    if file != folder.model_file:
+        print_line(f"The run has not finished; evaluating its newest checkpoint, {file.name}.")
+    probe = make_env(config, 1, 0)
+    device = choose_device(flags.device, probe.observation_space)
+    probe.close()
+    model = load_model(config, file, None, device)
+    evaluate_and_print(config, folder, model, flags.episodes, seed=flags.seed, deterministic=not flags.stochastic)
+    return 0
+
+
+def evaluate_and_print(
+    config: Any,
+    folder: RunFolder,
+    model: VectorOnPolicy,
+    episodes: int,
+    *,
+    seed: int | None = None,
+    deterministic: bool = True,
+) -> None:
+    """Plays episodes, prints a table and writes `result.json`."""
+    seed = _SEED_OFFSET + config.seed if seed is None else seed
+    env = make_env(config, min(episodes, _MOST_WORLDS), seed)
+    try:
+        with torch.no_grad():
+            found = evaluate(model, env, episodes, deterministic=deterministic).summary()
+    finally:
+        env.close()
+    how = "deterministic" if deterministic else "stochastic"
+    table = Table(title=f"{config.env}: return over {episodes} {how} episodes", title_justify="left")
+    table.add_column("objective")
+    for column in ("mean", "std", "min", "max"):
+        table.add_column(column, justify="right")
+    for name, numbers in found["returns"].items():
+        table.add_row(name, *(f"{numbers[column]:,.2f}" for column in ("mean", "std", "min", "max")))
+    Console().print(table)
+    folder.write_result(
+        {
+            "env": config.env,
+            "algo": config.algo,
+            "combiner": config.combiner,
+            "backend": env.backend,
+            "steps": model.num_timesteps,
+            "seed": seed,
+            "deterministic": deterministic,
+            **found,
+        }
+    )
+    print_line(f"Result: {folder.result_file}")

@@ -1,0 +1,62 @@
+"""Flags from configuration types, and their mistakes in one line."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+
+from dibs_rl.errors import UserError
+
+
+def parse(cls: Any, arguments: Sequence[str], command: str, default: Any = None) -> Any:
+    """Reads flags into a configuration.
+
+    Args:
+        cls: The configuration's class; fields' docstrings are the help texts.
+        arguments: What stands behind the command.
+        command: Its name.
+        default: Values of the flags that are not given.
+
+    Raises:
+        UserError: If a flag is unknown or its value is not of its type.
+    """
+    said = io.StringIO()
+    extra = {} if default is None else {"default": default}
+    helping = any(flag in arguments for flag in ("-h", "--help"))
+    with contextlib.nullcontext() if helping else contextlib.redirect_stderr(said):
+        try:
+            return tyro.cli(cls, args=list(arguments), prog=f"dibs-rl {command}", **extra)
+        except SystemExit as stop:
+            if not stop.code:
+                raise
+    raise UserError(_one_line(said.getvalue(), command))
+
+
+def peek(arguments: Sequence[str], name: str) -> str | None:
+    """The value of a flag before all flags are read: the environment decides the defaults of the others."""
+    value = None
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}" and i + 1 < len(arguments):
+            value = arguments[i + 1]
+        elif argument.startswith(f"--{name}="):
+            value = argument.split("=", 1)[1]
+    return value
+
+
+def _one_line(box: str, command: str) -> str:
+    """Tyro draws a box around its message; the words in it, on one line."""
+    words = re.sub(r"[╭╮╰╯│─]+", " ", box).split()
+    text = " ".join(words)
+    text = re.sub(r"^(Parsing error|Unrecognized options|Required options|Invalid choice)\s*", "", text)
+    text = re.sub(r"(For full helptext,|Argument helptext:).*$", "", text).strip()
+    return f"{text} 'dibs-rl {command} --help' lists the flags." if text else f"Bad flags for {command}."
+
+
+def print_line(text: str) -> None:
+    """Writes one line for a person to read."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

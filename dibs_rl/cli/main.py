@@ -1,0 +1,61 @@
+"""Finds the command, and ends it with one line and exit code 2 for anything that is the user's to mend."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from dibs_rl import __version__
+from dibs_rl.errors import UserError
+
+COMMANDS = {
+    "train": "train one policy on many rewards",
+    "evaluate": "play episodes with a trained policy and print each objective's return",
+    "plot": "draw the learning curves of one or several runs",
+    "envs": "list the environments, their objectives and how badly these are scaled",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `dibs-rl`; exits with 0, with 2 where the user can mend something, or with 130 or 143 after a signal."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.exit(dispatch(arguments))
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Runs one command and returns its exit code.
+
+    Raises:
+        UserError: If there is no such command, or as the command says.
+    """
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        _print_help()
+        return 0
+    if name == "--version":
+        sys.stdout.write(f"dibs-rl {__version__}\n")
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"Unknown command {name!r}; there is {', '.join(COMMANDS)}. 'dibs-rl --help' explains them.")
+    return importlib.import_module(f"dibs_rl.cli.{name}").run(arguments[1:])
+
+
+def _print_help() -> None:
+    lines = [
+        "usage: dibs-rl COMMAND [flags]",
+        "",
+        "Train one policy on many rewards without tuning reward weights.",
+        "",
+    ]
+    lines += [f"  {name:10} {text}" for name, text in COMMANDS.items()]
+    lines += ["", "'dibs-rl COMMAND --help' lists the flags of a command."]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"dibs-rl: error: {' '.join(message.split())}\n")
+    sys.exit(2)

@@ -1,0 +1,146 @@
+"""From a configuration to a learner: what `train` and `evaluate` both need."""
+
+import contextlib
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from torch import nn
+
+from dibs_rl.agents import DiBSPPO
+from dibs_rl.agents.on_policy import VectorOnPolicy, preference_vector
+from dibs_rl.combiners import make_combiner
+from dibs_rl.config import PPOConfig, RunConfig, parse_preference
+from dibs_rl.envs import make
+from dibs_rl.errors import UserError
+from dibs_rl.vec_env import VectorRewardVecEnv
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
+_LEARNERS: dict[str, type[VectorOnPolicy]] = {"ppo": DiBSPPO}
+
+
+def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
+    """The environment of a run."""
+    with quiet_mujoco():
+        return make(config.env, num_envs=num_envs, backend=config.backend, seed=seed, workers=config.workers)
+
+
+def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> VectorOnPolicy:
+    """A new learner.
+
+    Raises:
+        UserError: If combiner or preference cannot be used with the environment's objectives.
+    """
+    weights = preference_vector(parse_preference(config.preference), env.objectives)
+    combiner = make_combiner(config.combiner, preference=weights, objectives=env.objectives, steps=config.bargaining_steps)
+    return _LEARNERS[config.algo](
+        policy_name(env.observation_space),
+        env,
+        combiner=combiner,
+        bargain_every=config.bargain_every,
+        learning_rate=Linear(config.learning_rate) if config.schedule == "linear" else config.learning_rate,
+        n_steps=config.n_steps,
+        batch_size=config.batch_size,
+        n_epochs=config.n_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        ent_coef=config.ent_coef,
+        max_grad_norm=config.max_grad_norm,
+        target_kl=config.target_kl,
+        policy_kwargs=_policy_kwargs(config),
+        seed=config.seed,
+        device=device,
+    )
+
+
+def load_model(config: RunConfig, file: Path, env: VectorRewardVecEnv | None, device: str) -> VectorOnPolicy:
+    """A learner from a file.
+
+    Raises:
+        UserError: If the file is not a whole model, or one of other objectives.
+    """
+    try:
+        return _LEARNERS[config.algo].load(file, env=env, device=device)
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError, OSError) as error:
+        raise UserError(f"The model file {file} is corrupt: {type(error).__name__}: {error}") from None
+
+
+def policy_name(space: spaces.Space) -> str:
+    """SB3's name of the policy that fits the observations."""
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+
+
+def choose_device(wanted: str, space: spaces.Space) -> str:
+    """The device that a setting means.
+
+    Raises:
+        UserError: If it is not there, or not a device.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() and policy_name(space) == "CnnPolicy" else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(f"Unknown device {wanted!r}; there is auto, cpu, cuda.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"Unknown device {wanted!r}; there is auto, cpu, cuda.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"The device {wanted!r} is not on this machine (torch sees {torch.cuda.device_count()} CUDA devices): "
+            "use --device cpu, or install a CUDA build of torch."
+        )
+    return wanted
+
+
+class Linear:
+    """A learning rate that goes linearly to 0."""
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The rate when this share of the run is left."""
+        return self.start * progress_remaining
+
+
+def _policy_kwargs(config: PPOConfig) -> dict[str, Any]:
+    return {
+        "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
+        "activation_fn": _ACTIVATIONS[config.activation],
+        "log_std_init": config.log_std_init,
+        "popart": config.popart,
+        "normalize_obs": config.normalize_obs,
+    }
+
+
+@contextlib.contextmanager
+def quiet_mujoco() -> Iterator[None]:
+    """Holds back what MuJoCo's compiler says of Gymnasium's own model files, once for every world.
+
+    It writes to the process's standard error directly. If making the environments fails, everything it said is shown.
+    """
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            said.seek(0)
+            os.write(2, said.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,83 @@
+"""What a person sees while a run goes on: steps, speed, time left and every objective's return by name."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal to draw in
+
+
+class TrainingDisplay:
+    """A live bar and table in a terminal; elsewhere a plain line from time to time.
+
+    Args:
+        objectives: Their names.
+        total: Environment steps in all.
+        start: Steps done before.
+        console: Where to draw.
+    """
+
+    def __init__(self, objectives: Sequence[str], total: int, start: int, console: Console) -> None:
+        self._objectives, self._total, self._start = objectives, total, start
+        self._console = console
+        self._started = self._last_line = time.monotonic()
+        self._returns: list[float] | None = None
+        self._bar = Progress(
+            TextColumn("steps"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", total=total, completed=start, speed="")
+        self._live = Live(self._picture(), console=console, auto_refresh=False) if console.is_terminal else None
+        if self._live:
+            self._live.start()
+
+    def update(self, steps: int, returns: list[float] | None) -> None:
+        """Shows where the run is.
+
+        Args:
+            steps: Environment steps done.
+            returns: Mean return of the last episodes for each objective; None before the first has ended.
+        """
+        self._returns = returns or self._returns
+        speed = (steps - self._start) / max(time.monotonic() - self._started, 1e-9)
+        shown = min(steps, self._total)
+        self._bar.update(self._task, completed=shown, speed=f"{speed:,.0f}/s")
+        if self._live:
+            self._live.update(self._picture(), refresh=True)
+        elif time.monotonic() - self._last_line > _PLAIN_INTERVAL or steps >= self._total:
+            self._last_line = time.monotonic()
+            left = max(0, self._total - steps) / max(speed, 1e-9)
+            self._console.print(
+                f"{shown:,}/{self._total:,} steps  {speed:,.0f}/s  {left:.0f} s left  {self._plain_returns()}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def close(self) -> None:
+        """Leaves the last picture standing."""
+        if self._live:
+            self._live.stop()
+
+    def _plain_returns(self) -> str:
+        if self._returns is None:
+            return "(no episode has ended yet)"
+        return "  ".join(f"{name} {value:.5g}" for name, value in zip(self._objectives, self._returns, strict=True))
+
+    def _picture(self) -> Group:
+        table = Table(title="mean return of the last 100 episodes", title_justify="left", title_style="dim")
+        for name in self._objectives:
+            table.add_column(name, justify="right")
+        values: Sequence[float | None] = self._returns or [None] * len(self._objectives)
+        table.add_row(*("-" if value is None else f"{value:,.2f}" for value in values))
+        return Group(self._bar, table)

@@ -1,0 +1,203 @@
+"""What a run is: validated settings, from YAML and flags, and back to YAML.
+
+Each field's docstring is its help text on the command line.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from dibs_rl.errors import UserError
+
+CONFIGS = Path(__file__).parent / "configs"
+_NOT_SAVED = {"config", "resume", "out"}
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass
+class RunConfig:
+    """Settings of a training run, whatever the algorithm."""
+
+    env: str = "mo-halfcheetah"
+    """Environment id; of a bare name the newest version is taken."""
+    algo: Literal["ppo"] = "ppo"
+    """Learning algorithm."""
+    combiner: str = "dibs"
+    """How the objectives' gradients become one: dibs, norm-sum, weighted-sum, or one of TorchJD's (mgda, pcgrad, ...)."""
+    preference: str = ""
+    """Positive weights on the objectives, in order or by name: 3,1 or forward=3,energy=1. Equal if not given."""
+    bargaining_steps: Count = 5
+    """Steps T of the DiBS game; 1 is the mean of the unit gradients."""
+    bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
+    """How often the gradients are combined anew."""
+    steps: Count = 1_000_000
+    """Environment steps in all."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything that is random; world i is seeded with seed + i."""
+    num_envs: Count = 64
+    """Worlds stepped together."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Worker processes of the gym backend; 0 steps the worlds in this process."""
+    backend: str = "auto"
+    """What steps the worlds: auto, gym."""
+    device: str = "auto"
+    """Where the networks live: cpu, cuda, or auto (cuda for images where there is one, else cpu)."""
+    threads: Count = 1
+    """Threads for the networks; small ones are fastest with one, above all where other jobs run beside."""
+    out: Path | None = None
+    """Run folder; runs/<env>/<algo>-<combiner>-seed<seed> if not given, with a number behind it where that exists."""
+    config: Path | None = None
+    """YAML file with settings; flags win over it. Without it, the settings shipped for the environment are taken."""
+    resume: Path | None = None
+    """Run folder to go on with, from its newest checkpoint."""
+    checkpoint_every: Count = 100_000
+    """Environment steps between checkpoints."""
+    eval_episodes: Annotated[int, Field(ge=0)] = 20
+    """Episodes of the evaluation at the end, deterministic; 0 for none."""
+
+
+@dataclass
+class PPOConfig(RunConfig):
+    """Train one policy on many rewards with PPO, without reward weights."""
+
+    learning_rate: Positive = 3e-4
+    """Step size of Adam, for policy and critic."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """How the learning rate goes on: constant, or linearly to 0."""
+    n_steps: Count = 64
+    """Steps of each world in a rollout."""
+    batch_size: Count = 512
+    """Samples in a minibatch."""
+    n_epochs: Count = 10
+    """Passes over a rollout."""
+    gamma: Fraction = 0.99
+    """Discount factor."""
+    gae_lambda: Fraction = 0.95
+    """GAE's trade-off between bias (0) and variance (1)."""
+    clip_range: Positive = 0.2
+    """Half-width of PPO's interval around probability ratio 1."""
+    ent_coef: NotNegative = 0.0
+    """Entropy bonus, relative to a combined gradient of norm at most 1; added after combining."""
+    max_grad_norm: Positive = 0.5
+    """Largest norm of the policy's combined gradient, and, apart from it, of the critic's."""
+    target_kl: Positive | None = None
+    """Ends an update once the policy has moved this far; none for no limit."""
+    hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the hidden layers, of policy and critic each."""
+    activation: Literal["tanh", "relu", "elu"] = "tanh"
+    """Activation of the hidden layers."""
+    log_std_init: float = 0.0
+    """Initial log standard deviation of continuous actions."""
+    normalize_obs: bool = True
+    """Centre and scale observations by their running statistics."""
+    popart: bool = True
+    """Let each critic head learn in its own units (PopArt)."""
+
+
+ALGORITHMS: dict[str, type[RunConfig]] = {"ppo": PPOConfig}
+
+
+def config_class(algo: str) -> type[RunConfig]:
+    """The settings of an algorithm.
+
+    Raises:
+        UserError: If there is no such algorithm.
+    """
+    if algo not in ALGORITHMS:
+        raise UserError(f"Unknown algorithm {algo!r}; there is {', '.join(ALGORITHMS)}.")
+    return ALGORITHMS[algo]
+
+
+def shipped_file(algo: str, env_id: str, bare_name: str) -> Path | None:
+    """The YAML file shipped for an environment: of its id, or of its name without the version."""
+    candidates = (CONFIGS / algo / f"{name}.yaml" for name in (env_id, bare_name))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Reads a mapping from a YAML file.
+
+    Raises:
+        UserError: If it cannot be read, is not YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold settings as 'key: value' lines.")
+    return content
+
+
+def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
+    """Makes a configuration out of plain settings.
+
+    Args:
+        algo: Name of the algorithm.
+        settings: Values by field name; a preference may be a list or a mapping too.
+        source: Where they come from, for the message.
+
+    Raises:
+        UserError: If a key is unknown or a value is not as its field wants it.
+    """
+    cls = config_class(algo)
+    names = [field.name for field in dataclasses.fields(cls)]
+    for key in settings:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(f"Unknown key {key!r} in {source}.{hint} The keys are {', '.join(names)}.")
+    plain = {**settings, "preference": preference_text(settings.get("preference"))}
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(plain)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:1])
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        raise UserError(f"{key} in {source}: {message}; found {first['input']!r}.") from None
+
+
+def to_plain(config: RunConfig) -> dict[str, Any]:
+    """The settings as YAML can hold them, without those that say where the run is kept."""
+    plain = dataclasses.asdict(config)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items() if key not in _NOT_SAVED}
+
+
+def preference_text(preference: Any) -> str:
+    """A preference as one text: `3,1` or `forward=3,energy=1`."""
+    if isinstance(preference, Mapping):
+        return ",".join(f"{name}={weight}" for name, weight in preference.items())
+    if isinstance(preference, list | tuple):
+        return ",".join(str(weight) for weight in preference)
+    return "" if preference is None else str(preference)
+
+
+def parse_preference(text: str) -> list[float] | dict[str, float] | None:
+    """Reads `3,1` to a list and `forward=3,energy=1` to a mapping; None for an empty text.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not parts:
+        return None
+    try:
+        if all("=" in part for part in parts):
+            pairs = [part.split("=", 1) for part in parts]
+            return {name.strip(): float(weight) for name, weight in pairs}
+        return [float(part) for part in parts]
+    except ValueError:
+        raise UserError(f"A preference reads like 3,1 or forward=3,energy=1; found {text!r}.") from None

@@ -1,0 +1,94 @@
+"""One gradient per objective, and the way back into `.grad`."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from dibs_rl.errors import UserError
+
+
+def objective_jacobian(losses: Tensor | Sequence[Tensor], params: Iterable[Tensor], *, retain_graph: bool = False) -> Tensor:
+    """Differentiates every objective's loss with respect to all parameters, through one shared forward pass.
+
+    Args:
+        losses: The m losses, a tensor `[m]` or a sequence of scalars.
+        params: Parameters with `requires_grad`, of any shapes, on one device. A parameter that a loss does not reach
+            contributes zeros to that loss's row.
+        retain_graph: Keep the graph for another backward pass, of an entropy bonus for example.
+
+    Returns:
+        The Jacobian J, shape `[m, p]`, where p counts the entries of all parameters in the order given.
+
+    Raises:
+        UserError: If there is no loss or no parameter, if a loss is not a scalar or has no graph, or if the parameters are
+            on more than one device.
+    """
+    rows = list(losses)
+    params = list(params)
+    _check_losses(rows)
+    _check_params(params)
+    jacobian = rows[0].new_zeros(len(rows), sum(p.numel() for p in params), dtype=_common_dtype(params))
+    last = len(rows) - 1
+    for i, loss in enumerate(rows):
+        keep = retain_graph or i < last
+        gradients = torch.autograd.grad(loss, params, retain_graph=keep, allow_unused=True)
+        for part, gradient in zip(split_like(jacobian[i], params), gradients, strict=True):
+            if gradient is not None:
+                part.copy_(gradient)
+    return jacobian
+
+
+def write_gradient(params: Iterable[Tensor], vector: Tensor) -> None:
+    """Puts a flat vector into the parameters' `.grad`, replacing what was there.
+
+    Args:
+        params: The parameters, in the order in which they were given to `objective_jacobian`.
+        vector: Shape `[p]`. What an optimiser subtracts: a combination of the *loss* gradients.
+
+    Raises:
+        UserError: If the number of entries differs.
+    """
+    params = list(params)
+    size = sum(p.numel() for p in params)
+    if vector.shape != (size,):
+        raise UserError(f"The parameters have {size} entries in all; found a vector of shape {list(vector.shape)}.")
+    for param, part in zip(params, split_like(vector, params), strict=True):
+        param.grad = part.to(param.dtype).clone()
+
+
+def split_like(vector: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """Cuts a flat vector `[p]` into views shaped as the parameters."""
+    pieces = vector.split([p.numel() for p in params])
+    return [piece.view(p.shape) for piece, p in zip(pieces, params, strict=True)]
+
+
+def _common_dtype(params: Sequence[Tensor]) -> torch.dtype:
+    dtype = params[0].dtype
+    for param in params[1:]:
+        dtype = torch.promote_types(dtype, param.dtype)
+    return dtype
+
+
+def _check_losses(losses: Sequence[Tensor]) -> None:
+    if not losses:
+        raise UserError("There must be at least one objective (m >= 1); found no loss.")
+    for i, loss in enumerate(losses):
+        if loss.numel() != 1:
+            raise UserError(f"Each loss is a scalar; found shape {list(loss.shape)} for objective {i}.")
+        if not loss.requires_grad:
+            raise UserError(
+                f"The loss of objective {i} has no graph (it does not depend on any parameter with requires_grad, "
+                "or was computed under no_grad or detached)."
+            )
+
+
+def _check_params(params: Sequence[Tensor]) -> None:
+    if not params:
+        raise UserError("There must be at least one parameter to differentiate with respect to; found none.")
+    frozen = [i for i, p in enumerate(params) if not p.requires_grad]
+    if frozen:
+        raise UserError(f"Every parameter needs requires_grad; found {len(frozen)} frozen (first: number {frozen[0]}).")
+    devices = sorted({str(p.device) for p in params})
+    if len(devices) > 1:
+        raise UserError(f"All parameters must be on one device; found {', '.join(devices)}.")

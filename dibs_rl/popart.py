@@ -1,0 +1,109 @@
+"""PopArt: a critic head per objective that learns in its own units, whatever those are.
+
+van Hasselt et al. 2016, "Learning values across many orders of magnitude", arXiv 1602.07714. Two departures, both for
+exact invariance to scale: statistics begin with the first batch (not at the constants 0 and 1), and nothing is added to a
+standard deviation; an objective whose targets never varied has standard deviation 0 and value equal to the mean.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Moments(NamedTuple):
+    """Running mean and standard deviation of the value targets of each objective, `[m]` each, and the batches seen."""
+
+    mean: Tensor
+    std: Tensor
+    batches: Tensor
+
+
+def update_moments(moments: Moments, targets: Tensor, rate: float) -> Moments:
+    """Moves the moments toward those of a batch of targets `[N, m]`.
+
+    The first batch is taken whole, the next ones with step size `max(rate, 1/batches)`: a plain average that turns into
+    an exponential one. The variance is updated around the moving mean, which is stable where the mean is large.
+    """
+    batches = moments.batches + 1
+    step = torch.clamp(1.0 / batches, min=rate)
+    targets = targets.double()
+    delta = targets.mean(dim=0) - moments.mean
+    batch_variance = targets.var(dim=0, correction=0)
+    variance = (1 - step) * (moments.std.square() + step * delta.square()) + step * batch_variance
+    return Moments(moments.mean + step * delta, variance.sqrt(), batches)
+
+
+def normalise(values: Tensor, moments: Moments) -> Tensor:
+    """From the rewards' units `[..., m]` to the head's; 0 where the standard deviation is 0."""
+    spread = moments.std > 0
+    units = (values.double() - moments.mean) / torch.where(spread, moments.std, torch.ones_like(moments.std))
+    return torch.where(spread, units, 0.0).to(values.dtype)
+
+
+def unnormalise(units: Tensor, moments: Moments) -> Tensor:
+    """From the head's units `[..., m]` to the rewards'."""
+    return (units.double() * moments.std + moments.mean).to(units.dtype)
+
+
+@torch.no_grad()
+def rescale_head(weight: Tensor, bias: Tensor, old: Moments, new: Moments) -> None:
+    """Changes a head `[m, h]`, `[m]` in place so that its outputs in the rewards' units stay what they were.
+
+    A head that had no units before (standard deviation 0: it has only ever said the mean) keeps its weights instead.
+    """
+    known = (old.std > 0) & (new.std > 0)
+    ratio = torch.where(known, old.std / torch.where(known, new.std, torch.ones_like(new.std)), 1.0)
+    shift = torch.where(known, (old.mean - new.mean) / torch.where(known, new.std, torch.ones_like(new.std)), 0.0)
+    weight.mul_(ratio.unsqueeze(1).to(weight.dtype))
+    bias.copy_((bias.double() * ratio + shift).to(bias.dtype))
+
+
+class PopArtHead(nn.Linear):
+    """A linear head `[h] -> [m]` with the moments of its targets. Called, it answers in the rewards' units.
+
+    Args:
+        features: Width h of the layer below.
+        objectives: Number of objectives m.
+        rate: Least step size of the moments.
+        enabled: Without PopArt the moments stay at mean 0 and standard deviation 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+    batches: Tensor
+
+    def __init__(self, features: int, objectives: int, *, rate: float = 0.05, enabled: bool = True) -> None:
+        super().__init__(features, objectives)
+        self.rate = rate
+        self.enabled = enabled
+        self.register_buffer("mean", torch.zeros(objectives, dtype=torch.float64))
+        self.register_buffer("std", torch.full((objectives,), 0.0 if enabled else 1.0, dtype=torch.float64))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def moments(self) -> Moments:
+        """The moments as they stand."""
+        return Moments(self.mean, self.std, self.batches)
+
+    def normalised(self, features: Tensor) -> Tensor:
+        """Values in the head's own units, `[..., m]`: what is trained."""
+        return super().forward(features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Values in the rewards' units, `[..., m]`."""
+        return unnormalise(self.normalised(features), self.moments)
+
+    def normalise(self, values: Tensor) -> Tensor:
+        """From the rewards' units `[..., m]` to the head's own."""
+        return normalise(values, self.moments)
+
+    @torch.no_grad()
+    def absorb(self, targets: Tensor) -> None:
+        """Takes a batch of value targets `[N, m]`, in the rewards' units, into the moments; outputs are preserved."""
+        if not self.enabled:
+            return
+        new = update_moments(self.moments, targets, self.rate)
+        rescale_head(self.weight, self.bias, self.moments, new)
+        for buffer, value in zip((self.mean, self.std, self.batches), new, strict=True):
+            buffer.copy_(value)

@@ -1,0 +1,50 @@
+"""Advantages and their normalisation, for all objectives at once."""
+
+import torch
+from torch import Tensor
+
+
+def generalized_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:
+    """Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438), per objective.
+
+    Args:
+        rewards: `[T, n, m]`.
+        values: Values of the observations acted on, `[T, n, m]`, in the rewards' units.
+        next_values: Values of the observations that followed, `[T, n, m]`: of the episode's last observation where it
+            ended, so that a truncated episode is bootstrapped.
+        terminated: Whether the step ended the episode by the task's own rules, `[T, n]` bool: nothing follows.
+        done: Whether the step ended the episode in any way, `[T, n]` bool: the sum stops here.
+        gamma: Discount factor.
+        gae_lambda: Trade-off between bias (0) and variance (1).
+
+    Returns:
+        Advantages `[T, n, m]`. They scale exactly with each objective's rewards and values.
+    """
+    follows = (~terminated).unsqueeze(-1).to(rewards.dtype)
+    carries_on = gamma * gae_lambda * (~done).unsqueeze(-1).to(rewards.dtype)
+    advantages = rewards + gamma * next_values * follows - values
+    for t in range(len(rewards) - 2, -1, -1):
+        advantages[t] += carries_on[t] * advantages[t + 1]
+    return advantages
+
+
+def normalise_columns(advantages: Tensor) -> Tensor:
+    """Centres and scales each column of `[N, k]` on its own.
+
+    No epsilon is added to the standard deviation, so a column's units divide out exactly. A column that is constant, or
+    constant up to rounding, becomes zero: an objective that has seen no reward yet gives no direction.
+    """
+    if len(advantages) < 2:
+        return advantages
+    std, mean = torch.std_mean(advantages, dim=0)
+    rounding = 8 * torch.finfo(advantages.dtype).eps * advantages.abs().amax(dim=0)
+    varies = std > rounding
+    return torch.where(varies, (advantages - mean) / torch.where(varies, std, torch.ones_like(std)), 0.0)

@@ -1,0 +1,165 @@
+"""The contract of a vector-reward environment: many worlds, one step, tensors in and out.
+
+A `VectorRewardVecEnv` is a Stable-Baselines3 `VecEnv`, so that callbacks and wrappers find what they look for; the learners
+use `step_tensors`, which builds no dictionary per world. The numpy interface of SB3 is a view of the same step.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+Obs = Tensor | dict[str, Tensor]
+
+
+class Step(NamedTuple):
+    """What one step of all n worlds gives. Tensors are valid until the next step: copy what is to be kept.
+
+    Attributes:
+        obs: Observations `[n, ...]` to act on next; where an episode ended, the first of the next one.
+        reward: Rewards `[n, m]`.
+        terminated: Whether the task's own rules ended the episode, `[n]` bool.
+        truncated: Whether a limit ended it (a time limit, mostly), `[n]` bool.
+        final_obs: Observations the step led to, `[n, ...]`: equal to `obs` except where an episode ended.
+    """
+
+    obs: Obs
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_obs: Obs
+
+    @property
+    def done(self) -> Tensor:
+        """Whether an episode ended, `[n]` bool."""
+        return self.terminated | self.truncated
+
+
+def map_obs(function: Callable[..., Any], *observations: Any) -> Any:
+    """Applies a function to an observation, or to each entry of a dictionary observation."""
+    if isinstance(observations[0], dict):
+        return {key: function(*(obs[key] for obs in observations)) for key in observations[0]}
+    return function(*observations)
+
+
+class VectorRewardVecEnv(VecEnv):
+    """Base of all vector-reward environments; a backend gives `_reset_worlds` and `_step_worlds`.
+
+    Attributes:
+        objectives: Names of the reward's m components.
+        reward_dim: m.
+        device: Where the tensors live.
+        backend: Name of what steps the worlds; results carry it.
+    """
+
+    backend: str
+
+    def __init__(
+        self,
+        num_envs: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        objectives: Sequence[str],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.objectives = tuple(objectives)
+        self.reward_dim = len(self.objectives)
+        self.device = torch.device(device)
+        super().__init__(num_envs, observation_space, action_space)
+        self._episode_return = torch.zeros(num_envs, self.reward_dim, dtype=torch.float64, device=self.device)
+        self._episode_length = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._finished: list[tuple[Tensor, Tensor]] = []
+        self._actions: Tensor | None = None
+
+    @abstractmethod
+    def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Obs:
+        """Starts a new episode in every world and returns the first observations `[n, ...]`."""
+
+    @abstractmethod
+    def _step_worlds(self, actions: Tensor) -> Step:
+        """Steps every world; where an episode ends, starts the next one in the same step."""
+
+    def reset_tensors(self, seed: int | None = None) -> Obs:
+        """Starts a new episode in every world.
+
+        Args:
+            seed: World i is seeded with `seed + i`. Without it, a seed given before to `seed()` or at construction is used
+                once; after that each world goes on with its own generator.
+
+        Returns:
+            Observations `[n, ...]` on `device`.
+        """
+        if seed is not None:
+            self.seed(seed)
+        obs = self._reset_worlds(self._seeds, self._options)
+        self._reset_seeds()
+        self._reset_options()
+        self._episode_return.zero_()
+        self._episode_length.zero_()
+        self._finished.clear()
+        return obs
+
+    def step_tensors(self, actions: Tensor) -> Step:
+        """Steps every world with actions `[n, ...]` and keeps the statistics of the episodes."""
+        step = self._step_worlds(actions)
+        self._episode_return += step.reward
+        self._episode_length += 1
+        done = step.done
+        if done.any():
+            self._finished.append((self._episode_return[done], self._episode_length[done]))
+            self._episode_return[done] = 0
+            self._episode_length[done] = 0
+        return step
+
+    def pop_episodes(self) -> tuple[Tensor, Tensor]:
+        """Returns `[k, m]` and lengths `[k]` of the k episodes that ended since the last call (or reset)."""
+        finished, self._finished = self._finished, []
+        if not finished:
+            return self._episode_return[:0], self._episode_length[:0]
+        returns, lengths = zip(*finished, strict=True)
+        return torch.cat(returns), torch.cat(lengths)
+
+    def infos(self, step: Step) -> list[dict[str, Any]]:
+        """SB3's `infos` for a step just taken: empty but where an episode ended."""
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        ended = step.done.nonzero().flatten().tolist()
+        if not ended:
+            return infos
+        returns, lengths = self._finished[-1]
+        for row, i in enumerate(ended):
+            infos[i] = {
+                "terminal_observation": map_obs(lambda obs, i=i: obs[i].cpu().numpy().copy(), step.final_obs),
+                "TimeLimit.truncated": bool(step.truncated[i] and not step.terminated[i]),
+                "episode": {"r": returns[row].cpu().numpy(), "l": int(lengths[row])},
+            }
+        return infos
+
+    # SB3's numpy interface: the same steps, copied out.
+
+    def reset(self, seed: int | None = None) -> Any:
+        """`reset_tensors` as numpy arrays."""
+        return map_obs(_to_numpy, self.reset_tensors(seed))
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Takes actions `[n, ...]` as a numpy array; `step_wait` steps."""
+        self._actions = torch.as_tensor(np.asarray(actions), device=self.device)
+
+    def step_wait(self) -> Any:
+        """The step as SB3 wants it: observations, rewards `[n, m]`, dones `[n]`, infos."""
+        if self._actions is None:
+            raise RuntimeError("step_wait() was called without step_async().")
+        actions, self._actions = self._actions, None
+        step = self.step_tensors(actions)
+        return map_obs(_to_numpy, step.obs), _to_numpy(step.reward), _to_numpy(step.done), self.infos(step)
+
+    def _listed(self, indices: Any) -> list[int]:
+        return list(self._get_indices(indices))
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy().copy()

@@ -1,0 +1,122 @@
+"""Vector-reward environments: every way to step them, behind one contract (`dibs_rl.vec_env`)."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from dibs_rl.envs.gym_backend import GymVecEnv
+from dibs_rl.envs.registry import SPECS, EnvSpec, objective_names, resolve_id
+from dibs_rl.envs.sb3_adapter import SB3VecEnvAdapter
+from dibs_rl.envs.worlds import EnvFactory, probe
+from dibs_rl.errors import UserError
+from dibs_rl.vec_env import Step, VectorRewardVecEnv
+
+__all__ = [
+    "BACKENDS",
+    "SPECS",
+    "EnvSpec",
+    "GymVecEnv",
+    "SB3VecEnvAdapter",
+    "Step",
+    "VectorRewardVecEnv",
+    "as_vector_env",
+    "make",
+    "objective_names",
+    "resolve_id",
+]
+
+BACKENDS = ("auto", "gym")
+
+
+def make(
+    env_id: str,
+    num_envs: int = 64,
+    backend: str = "auto",
+    device: torch.device | str = "cpu",
+    seed: int | None = 0,
+    *,
+    workers: int = 0,
+    **kwargs: Any,
+) -> VectorRewardVecEnv:
+    """Makes a vector-reward environment of an id.
+
+    Args:
+        env_id: An id of MO-Gymnasium's or registered with Gymnasium; of a bare name the newest version is taken.
+        num_envs: Worlds n.
+        backend: `"gym"` steps Gymnasium environments one by one; `"auto"` takes the fastest there is for the id.
+        device: Where the tensors are wanted.
+        seed: World i's first episode is seeded with `seed + i`, as MO-Gymnasium's own would be; None draws at random.
+        workers: Worker processes of the `gym` backend; 0 steps in this process.
+        **kwargs: Passed to the environment.
+
+    Raises:
+        UserError: If the id or backend is unknown, something it needs is not installed, or its reward is a scalar.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"Unknown backend {backend!r}; there is {', '.join(BACKENDS)}.")
+    if num_envs < 1:
+        raise UserError(f"There must be at least one environment; found num_envs={num_envs}.")
+    factory = factory_of(env_id, **kwargs)
+    return GymVecEnv([factory] * num_envs, probe(factory(), env_id), workers=workers, device=device, seed=seed)
+
+
+def factory_of(env_id: str, **kwargs: Any) -> EnvFactory:
+    """A function that makes one environment of the id, with the registry's keyword arguments and these.
+
+    Raises:
+        UserError: If the id is unknown or something it needs is not installed.
+    """
+    env_id = resolve_id(env_id)
+    spec = SPECS.get(env_id)
+    if spec and not spec.installed:
+        raise UserError(f"{env_id} needs the module {spec.needs}, which is not installed: {spec.install}.")
+    arguments = {**(spec.kwargs if spec else {}), **kwargs}
+
+    def factory() -> gym.Env:
+        import mo_gymnasium  # registers its ids, in worker processes too
+
+        _quiet_display()
+        return mo_gymnasium.make(env_id, **arguments)
+
+    return factory
+
+
+def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardVecEnv:
+    """Turns whatever a user has into a vector-reward environment.
+
+    Args:
+        env: A vector-reward environment; an id (one world); a Gymnasium environment; a factory of one or a list of
+            factories (a world each); or an SB3 `VecEnv` whose reward is a vector or whose infos hold one.
+        device: Where the tensors are wanted.
+
+    Raises:
+        UserError: If there is no vector reward in it.
+    """
+    if isinstance(env, VectorRewardVecEnv):
+        return env
+    if isinstance(env, VecEnv):
+        return SB3VecEnvAdapter(BaseAlgorithm._wrap_env(env), device=device)  # images to channels first
+    if isinstance(env, str):
+        return make(env, num_envs=1, device=device, seed=None)
+    if isinstance(env, gym.Env):
+        return GymVecEnv([lambda: env], probe(env), device=device)
+    if callable(env):
+        return as_vector_env([env], device)
+    if isinstance(env, Sequence) and env and all(callable(factory) for factory in env):
+        return GymVecEnv(list(env), probe(env[0]()), device=device)
+    raise UserError(
+        "An environment is an id, a Gymnasium environment, a factory or a list of factories, or an SB3 VecEnv; "
+        f"found {type(env).__name__}."
+    )
+
+
+def _quiet_display() -> None:
+    """Lets environments that draw with pygame run where there is neither a screen nor a sound card."""
+    if not os.environ.get("DISPLAY"):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")

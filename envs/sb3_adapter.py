@@ -1,0 +1,111 @@
+"""An SB3 `VecEnv` with a vector reward, or one in its infos, as a vector-reward environment."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from dibs_rl.envs.registry import objective_names
+from dibs_rl.envs.worlds import REWARD_KEY
+from dibs_rl.errors import UserError
+from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
+
+
+class SB3VecEnvAdapter(VectorRewardVecEnv):
+    """Wraps an SB3 `VecEnv`; every world costs a dictionary a step, as it does in SB3.
+
+    Args:
+        venv: Its reward is an array `[n, m]`, or each info holds a vector under `"vector_reward"`.
+        objectives: Names of the m rewards; taken from the environment where it says them.
+        device: Where the tensors are wanted.
+
+    Raises:
+        UserError: If neither names nor a `reward_space` say what m is.
+    """
+
+    backend = "sb3"
+
+    def __init__(self, venv: VecEnv, objectives: Sequence[str] | None = None, device: torch.device | str = "cpu") -> None:
+        self.venv = venv
+        names = tuple(objectives) if objectives else _names(venv)
+        self._last_infos: list[dict[str, Any]] = [{} for _ in range(venv.num_envs)]
+        super().__init__(venv.num_envs, venv.observation_space, venv.action_space, names, device)
+
+    def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Obs:
+        self.venv._seeds, self.venv._options = list(seeds), list(options)
+        return self._tensors(self.venv.reset())
+
+    def _step_worlds(self, actions: Tensor) -> Step:
+        obs, rewards, dones, infos = self.venv.step(actions.cpu().numpy())
+        self._last_infos = list(infos)
+        cut = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
+        truncated = torch.as_tensor(dones, device=self.device) & torch.tensor(cut, device=self.device)
+        done = torch.as_tensor(dones, device=self.device).bool()
+        now = self._tensors(obs)
+        return Step(now, self._reward(rewards, infos), done & ~truncated, truncated, self._final(now, infos))
+
+    def _reward(self, rewards: np.ndarray, infos: Sequence[dict]) -> Tensor:
+        found = rewards if np.ndim(rewards) == 2 else [info.get(REWARD_KEY) for info in infos]
+        if any(row is None or np.shape(row) != (self.reward_dim,) for row in found):
+            raise UserError(
+                f"The vector environment gives a scalar reward: its step() must return rewards of shape "
+                f"[{self.num_envs}, {self.reward_dim}], or each info a vector under {REWARD_KEY!r}."
+            )
+        return torch.as_tensor(np.asarray(found, dtype=np.float32), device=self.device)
+
+    def _final(self, obs: Obs, infos: Sequence[dict]) -> Obs:
+        final = map_obs(torch.clone, obs)
+        for i, info in enumerate(infos):
+            if info.get("terminal_observation") is not None:
+                last = map_obs(lambda array: torch.as_tensor(array, device=self.device), info["terminal_observation"])
+                map_obs(lambda stored, value, i=i: stored[i].copy_(value), final, last)
+        return final
+
+    def infos(self, step: Step) -> list[dict[str, Any]]:
+        """The wrapped environment's own infos, with this class's where an episode ended."""
+        return [{**own, **ours} for own, ours in zip(self._last_infos, super().infos(step), strict=True)]
+
+    def _tensors(self, obs: Any) -> Obs:
+        return map_obs(lambda array: torch.as_tensor(array, device=self.device), obs)
+
+    def close(self) -> None:
+        """Closes the wrapped environment."""
+        self.venv.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Asks the wrapped environment."""
+        return self.venv.get_attr(attr_name, indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Passes it on to the wrapped environment."""
+        self.venv.set_attr(attr_name, value, indices)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Passes it on to the wrapped environment."""
+        return self.venv.env_method(method_name, *method_args, indices=indices, **method_kwargs)
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Asks the wrapped environment."""
+        return self.venv.env_is_wrapped(wrapper_class, indices)
+
+    def get_images(self) -> Any:
+        """Asks the wrapped environment."""
+        return self.venv.get_images()
+
+
+def _names(venv: VecEnv) -> tuple[str, ...]:
+    if hasattr(venv, "objectives"):  # one of ours, under wrappers of SB3's
+        return tuple(venv.objectives)
+    if venv.has_attr("objectives"):
+        return tuple(venv.get_attr("objectives", 0)[0])
+    if not venv.has_attr("reward_space"):
+        raise UserError(
+            "The vector environment does not say what its rewards are: give its worlds a reward_space of shape [m] and let "
+            f"step() return rewards [n, m] or infos with {REWARD_KEY!r}; or wrap it in "
+            "SB3VecEnvAdapter(venv, objectives=[...])."
+        )
+    spec = venv.get_attr("spec", 0)[0] if venv.has_attr("spec") else None
+    return objective_names(spec.id if spec else None, venv.get_attr("reward_space", 0)[0].shape[0])
