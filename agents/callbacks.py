@@ -57,6 +57,8 @@ class VectorEvalCallback(BaseCallback):
         for name, mean in zip(episodes.objectives, means.tolist(), strict=True):
             self.logger.record(f"eval/return/{name}", mean)
         self.logger.record("eval/ep_len_mean", float(episodes.lengths.mean()))
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
         if self.score is not None and self.best_model_save_path is not None and self.score(means) > self.best_score:
             self.best_score = self.score(means)
             self.model.save(Path(self.best_model_save_path) / "best_model.zip")

@@ -24,7 +24,7 @@ from dibs_rl.envs import as_vector_env
 from dibs_rl.errors import NonFiniteError, UserError
 from dibs_rl.gradients import objective_jacobian, write_gradient
 from dibs_rl.losses import value_losses
-from dibs_rl.returns import generalized_advantages, normalise_columns
+from dibs_rl.returns import explained_variances, generalized_advantages, normalise_columns
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
 
 Every = Literal["rollout", "epoch", "minibatch"]
@@ -85,6 +85,7 @@ class VectorOnPolicy(Persistent, OnPolicyAlgorithm):
         return as_vector_env(env)
 
     def _setup_model(self) -> None:
+        self.objectives = tuple(self.objectives)  # a saved model's come back as a list
         if self.env is not None:
             self._check_objectives(self.env)
         if not issubclass(self.policy_class, VectorCritic):
@@ -209,10 +210,6 @@ class VectorOnPolicy(Persistent, OnPolicyAlgorithm):
             names = ", ".join(name for name, is_bad in zip(self.objectives, bad, strict=True) if is_bad)
             raise NonFiniteError(f"The advantages of {names} are not finite after {self.num_timesteps} steps.")
         buffer.value_targets = buffer.advantages + values
-        spread = buffer.value_targets.flatten(0, 1).var(dim=0)
-        residual = buffer.advantages.flatten(0, 1).var(dim=0)
-        for name, all_of_it, left in zip(self.objectives, spread.tolist(), residual.tolist(), strict=True):
-            self.logger.record(f"train/explained_variance/{name}", 1 - left / all_of_it if all_of_it else float("nan"))
 
     def _values(self, obs: Obs) -> Tensor:
         return torch.cat([self.policy.predict_values(part) for part in _chunks(obs)])
@@ -232,6 +229,7 @@ class VectorOnPolicy(Persistent, OnPolicyAlgorithm):
                 break
             self._n_updates += 1
         self.policy.absorb_observations(batch.obs)
+        log["explained_variance"].append(explained_variances(buffer.value_targets, buffer.advantages))
         self._log_update(log)
 
     def _train_epoch(self, rollout: Minibatch, bargained: Bargained | None, log: dict[str, list]) -> bool:

@@ -88,6 +88,12 @@ def unit_rows(jacobian: Tensor, objectives: Sequence[str] | None = None) -> tupl
     return scaled / _positive_or_one(length), (length / shrink).flatten()
 
 
+def cosines(units: Tensor) -> Tensor:
+    """Cosine matrix `[m, m]` of unit rows `[m, p]`, in float64: long games amplify the rounding of float32."""
+    units = units.double()
+    return units @ units.T
+
+
 class DiBSWeighting(Weighting[PSDMatrix]):
     """Weights of the local game on the raw gradients, from their Gramian.
 
@@ -101,7 +107,7 @@ class DiBSWeighting(Weighting[PSDMatrix]):
         if steps < 1:
             raise UserError(f"The local game takes at least 1 step; found steps={steps}.")
         self.steps = steps
-        self.preference = None if preference is None else torch.as_tensor(preference, dtype=torch.float64)
+        self.preference = None if preference is None else positive_weights(preference)
 
     @torch.no_grad()
     def forward(self, gramian: Tensor, /) -> Tensor:
@@ -124,7 +130,7 @@ class _JacobianWeighting(Weighting[Matrix]):
     @torch.no_grad()
     def forward(self, jacobian: Tensor, /) -> Tensor:
         units, norms = unit_rows(jacobian, self.objectives)
-        return self.game(units @ units.T) / _positive_or_one(norms)
+        return self.game(cosines(units)).to(norms.dtype) / _positive_or_one(norms)
 
 
 class DiBS(WeightedAggregator):
@@ -157,12 +163,31 @@ class DiBS(WeightedAggregator):
 
     @torch.no_grad()
     def forward(self, jacobian: Tensor, /) -> Tensor:
-        """Combines the rows; works on the unit rows, so no weight can overflow on the way."""
-        units, _ = unit_rows(jacobian, self.objectives)
-        return self.gramian_weighting(units @ units.T) @ units
+        """Combines the rows."""
+        weights = self.weighting(jacobian)  # called as a module: TorchJD reads the weights with a hook on it
+        if weights.isfinite().all():
+            return weights @ jacobian
+        units, _ = unit_rows(jacobian, self.objectives)  # a row so small that its weight overflows
+        return self.gramian_weighting(cosines(units)).to(units.dtype) @ units
 
     def __repr__(self) -> str:
         return f"DiBS({', '.join(f'{key}={value!r}' for key, value in self._settings.items() if value is not None)})"
+
+
+def positive_weights(preference: Tensor | Sequence[float], m: int | None = None, names: Sequence[str] = ()) -> Tensor:
+    """Preference weights as a float64 tensor `[m]`.
+
+    Raises:
+        UserError: If there is not one for each of the m objectives, or one is not a positive number.
+    """
+    weights = torch.as_tensor(preference, dtype=torch.float64)
+    if weights.dim() != 1 or (m is not None and len(weights) != m):
+        wanted = f"each of the {m} objectives" if m is not None else "each objective"
+        listed = f" ({', '.join(names)})" if names else ""
+        raise UserError(f"One preference weight for {wanted}{listed}; found {weights.numel()}.")
+    if not (torch.isfinite(weights).all() and (weights > 0).all()):
+        raise UserError(f"Preference weights are positive numbers; found {', '.join(f'{w:g}' for w in weights)}.")
+    return weights
 
 
 def _positive_or_one(value: Tensor) -> Tensor:
@@ -175,7 +200,8 @@ def _check_finite(row_extremes: Tensor, objectives: Sequence[str] | None) -> Non
     if finite.all():
         return
     bad = [i for i, good in enumerate(finite.tolist()) if not good]
-    names = ", ".join(objectives[i] if objectives else f"row {i}" for i in bad)
+    named = objectives is not None and len(objectives) == len(finite)
+    names = ", ".join(objectives[i] if objectives and named else f"row {i}" for i in bad)
     raise NonFiniteError(f"The gradient of each objective must be finite; found NaN or infinity in that of {names}.")
 
 
@@ -190,12 +216,7 @@ def _checked_cosine(cosine: Tensor) -> Tensor:
 def _checked_preference(preference: Preference, cosine: Tensor) -> Tensor:
     if preference is None:
         return cosine.new_ones(len(cosine))
-    p = torch.as_tensor(preference, dtype=cosine.dtype, device=cosine.device)
-    if p.shape != (len(cosine),):
-        raise UserError(f"One preference weight for each of the {len(cosine)} objectives; found {p.numel()}.")
-    if not (torch.isfinite(p).all() and (p > 0).all()):
-        raise UserError(f"Preference weights are positive numbers; found {p.tolist()}.")
-    return p
+    return positive_weights(preference, len(cosine)).to(cosine.device)
 
 
 def _checked_distances(distances: Tensor | Sequence[float], cosine: Tensor) -> Tensor:

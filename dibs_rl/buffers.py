@@ -58,8 +58,8 @@ class VectorRolloutBuffer:
         self.device = torch.device(device)
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.obs: Obs = self._observation_storage(observation_space)
-        discrete = not isinstance(action_space, spaces.Box)
-        self.actions = self._storage(*(action_space.shape or ()), dtype=torch.int64 if discrete else torch.float32)
+        categories = isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete)
+        self.actions = self._storage(*(action_space.shape or ()), dtype=torch.int64 if categories else torch.float32)
         self.log_probs = self._storage()
         self.rewards = self._storage(reward_dim)
         self.terminated = self._storage(dtype=torch.bool)

@@ -4,11 +4,10 @@ import difflib
 import importlib
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 from torchjd.aggregation import Aggregator, Sum
 
-from dibs_rl.bargaining import DiBS, Preference
+from dibs_rl.bargaining import DiBS, Preference, positive_weights
 from dibs_rl.errors import UserError
 from dibs_rl.returns import normalise_columns
 
@@ -28,7 +27,7 @@ class AdvantageSum(Aggregator):
 
     def __init__(self, preference: Preference = None, *, normalise: bool) -> None:
         super().__init__()
-        self.preference = preference
+        self.preference = None if preference is None else positive_weights(preference)
         self.normalise = normalise
 
     def scalarise(self, advantages: Tensor) -> Tensor:
@@ -44,7 +43,7 @@ class AdvantageSum(Aggregator):
     def _weights(self, like: Tensor, m: int) -> Tensor:
         if self.preference is None:
             return like.new_ones(m)
-        return torch.as_tensor(self.preference, dtype=like.dtype, device=like.device)
+        return positive_weights(self.preference, m).to(like)
 
 
 # TorchJD's aggregators that need no argument, by their names in the literature.
@@ -96,7 +95,8 @@ def make_combiner(
         near = difflib.get_close_matches(name, COMBINERS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"Unknown combiner {name!r}; {hint}There is {', '.join(COMBINERS)}.")
-    weights = None if preference is None else _checked(preference, objectives)
+    m = None if objectives is None else len(objectives)
+    weights = None if preference is None else positive_weights(preference, m, objectives or ())
     if name in _OURS:
         return _OURS[name](weights, objectives, steps)
     kind = getattr(importlib.import_module("torchjd.aggregation"), _TORCHJD[name])
@@ -111,13 +111,3 @@ def make_combiner(
 def split_scalarisation(combiner: Aggregator) -> tuple[Callable[[Tensor], Tensor] | None, Aggregator]:
     """What a learner does with the advantages before any gradient, if anything, and with the gradients then."""
     return (combiner.scalarise, Sum()) if isinstance(combiner, AdvantageSum) else (None, combiner)
-
-
-def _checked(preference: Preference, objectives: Sequence[str] | None) -> Tensor:
-    weights = torch.as_tensor(preference, dtype=torch.float64)
-    if weights.dim() != 1 or (objectives is not None and len(weights) != len(objectives)):
-        wanted = f"the {len(objectives)} objectives ({', '.join(objectives)})" if objectives else "each objective"
-        raise UserError(f"One preference weight for {wanted}; found {weights.numel()}.")
-    if not (torch.isfinite(weights).all() and (weights > 0).all()):
-        raise UserError(f"Preference weights are positive numbers; found {', '.join(f'{w:g}' for w in weights)}.")
-    return weights

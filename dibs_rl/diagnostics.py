@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
-from torchjd.aggregation import MGDAWeighting
 
 from dibs_rl.bargaining import unit_rows
 
@@ -67,15 +68,20 @@ def least_cosine(cosine: Tensor) -> Tensor:
 def stationarity_residual(cosine: Tensor) -> Tensor:
     """Norm of the shortest vector in the convex hull of the unit gradients, in [0, 1].
 
-    It is 0 exactly where the parameters are Pareto stationary (Desideri 2012; the min-norm point is TorchJD's MGDA).
+    It is 0 exactly where the parameters are Pareto stationary (Desideri 2012, MGDA). The point is found exactly: among
+    w >= 0, the least of |U^T w|^2 + (sum(w) - 1)^2 lies along the weights of the shortest vector in the hull, and that is
+    a non-negative least-squares problem.
     """
-    q = cosine.double()
-    voting = q.diagonal() > 0
+    q = cosine.detach().double().cpu().numpy()
+    voting = np.diagonal(q) > 0
     if not voting.any():
-        return q.new_zeros(())
-    q = q[voting][:, voting]
-    weights = MGDAWeighting(epsilon=1e-8, max_iters=1000)(q)
-    return (weights @ q @ weights).clamp_min(0).sqrt()
+        return torch.zeros((), dtype=torch.float64)
+    q = q[np.ix_(voting, voting)]
+    values, vectors = np.linalg.eigh(q)
+    rows = np.sqrt(values.clip(min=0))[:, None] * vectors.T  # rows.T @ rows = q
+    weights, _ = nnls(np.vstack([rows, np.ones(len(q))]), np.append(np.zeros(len(q)), 1.0))
+    weights /= weights.sum()
+    return torch.tensor(max(weights @ q @ weights, 0.0)).sqrt()
 
 
 def residual_noise_floor(m: int) -> float:

@@ -24,7 +24,7 @@ def objective_jacobian(losses: Tensor | Sequence[Tensor], params: Iterable[Tenso
         UserError: If there is no loss or no parameter, if a loss is not a scalar or has no graph, or if the parameters are
             on more than one device.
     """
-    rows = list(losses)
+    rows = list(losses.reshape(1) if isinstance(losses, Tensor) and losses.dim() == 0 else losses)
     params = list(params)
     _check_losses(rows)
     _check_params(params)

@@ -27,11 +27,15 @@ def update_moments(moments: Moments, targets: Tensor, rate: float) -> Moments:
     """
     batches = moments.batches + 1
     step = torch.clamp(1.0 / batches, min=rate)
+    rounding = 8 * torch.finfo(targets.dtype).eps
     targets = targets.double()
     delta = targets.mean(dim=0) - moments.mean
     batch_variance = targets.var(dim=0, correction=0)
     variance = (1 - step) * (moments.std.square() + step * delta.square()) + step * batch_variance
-    return Moments(moments.mean + step * delta, variance.sqrt(), batches)
+    mean, std = moments.mean + step * delta, variance.sqrt()
+    # Targets that are constant up to rounding have no spread: the noise in their last digit is not a unit.
+    std = torch.where(std > rounding * torch.maximum(mean.abs(), delta.abs()), std, 0.0)
+    return Moments(mean, std, batches)
 
 
 def normalise(values: Tensor, moments: Moments) -> Tensor:

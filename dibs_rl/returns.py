@@ -36,6 +36,18 @@ def generalized_advantages(
     return advantages
 
 
+def explained_variances(targets: Tensor, residuals: Tensor) -> Tensor:
+    """Share of the variance of the value targets that the critic foresaw, `[..., m]` twice to `[m]`; NaN where there is none.
+
+    Args:
+        targets: Value targets.
+        residuals: Targets minus predictions, which are the advantages.
+    """
+    spread = targets.flatten(0, -2).var(dim=0)
+    unforeseen = residuals.flatten(0, -2).var(dim=0)
+    return torch.where(spread > 0, 1 - unforeseen / spread, torch.nan)
+
+
 def normalise_columns(advantages: Tensor) -> Tensor:
     """Centres and scales each column of `[N, k]` on its own.
 
@@ -43,7 +55,7 @@ def normalise_columns(advantages: Tensor) -> Tensor:
     constant up to rounding, becomes zero: an objective that has seen no reward yet gives no direction.
     """
     if len(advantages) < 2:
-        return advantages
+        return torch.zeros_like(advantages)
     std, mean = torch.std_mean(advantages, dim=0)
     rounding = 8 * torch.finfo(advantages.dtype).eps * advantages.abs().amax(dim=0)
     varies = std > rounding

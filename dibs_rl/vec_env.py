@@ -157,9 +157,6 @@ class VectorRewardVecEnv(VecEnv):
         step = self.step_tensors(actions)
         return map_obs(_to_numpy, step.obs), _to_numpy(step.reward), _to_numpy(step.done), self.infos(step)
 
-    def _listed(self, indices: Any) -> list[int]:
-        return list(self._get_indices(indices))
-
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.cpu().numpy().copy()

@@ -62,7 +62,10 @@ def make(
     if num_envs < 1:
         raise UserError(f"There must be at least one environment; found num_envs={num_envs}.")
     factory = factory_of(env_id, **kwargs)
-    return GymVecEnv([factory] * num_envs, probe(factory(), env_id), workers=workers, device=device, seed=seed)
+    first = factory()
+    setup = probe(first, env_id)
+    first.close()
+    return GymVecEnv([factory] * num_envs, setup, workers=workers, device=device, seed=seed)
 
 
 def factory_of(env_id: str, **kwargs: Any) -> EnvFactory:
@@ -108,7 +111,8 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
     if callable(env):
         return as_vector_env([env], device)
     if isinstance(env, Sequence) and env and all(callable(factory) for factory in env):
-        return GymVecEnv(list(env), probe(env[0]()), device=device)
+        first = env[0]()
+        return GymVecEnv([lambda: first, *env[1:]], probe(first), device=device)
     raise UserError(
         "An environment is an id, a Gymnasium environment, a factory or a list of factories, or an SB3 VecEnv; "
         f"found {type(env).__name__}."

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from dibs_rl.envs.workers import LocalHost, WorkerHost
@@ -50,6 +51,7 @@ class GymVecEnv(VectorRewardVecEnv):
             self._hosts = [LocalHost(Worlds(factories, setup, range(n), self._arrays))]
         else:
             context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["dibs_rl.envs.workers"])
             memory = shared_memory(setup, n, context)
             self._arrays = array_views(setup, memory, n)
             self._hosts = [WorkerHost(context, factories, setup, group, memory) for group in self._groups]
@@ -63,7 +65,11 @@ class GymVecEnv(VectorRewardVecEnv):
         return self._tensors(self._arrays.obs)
 
     def _step_worlds(self, actions: Tensor) -> Step:
-        np.copyto(self._arrays.actions, actions.cpu().numpy().reshape(self._arrays.actions.shape))
+        given = actions.cpu().numpy().reshape(self._arrays.actions.shape)
+        # A Bernoulli policy samples the floats 0 and 1; nothing else may lose digits on its way to the worlds.
+        if isinstance(self.action_space, spaces.MultiBinary):
+            given = given.astype(self.action_space.dtype)
+        np.copyto(self._arrays.actions, given)
         self._last_infos = {i: info for found in self._call_all("step") for i, info in found}
         a = self._arrays
         return Step(*map(self._tensors, (a.obs, a.reward, a.terminated, a.truncated, a.final_obs)))
@@ -108,7 +114,15 @@ class GymVecEnv(VectorRewardVecEnv):
         """Lets all hosts work at once, then gathers what they answer."""
         for i, host in enumerate(self._hosts):
             host.send(method, *(arguments[i] if arguments else ()))
-        return [host.receive() for host in self._hosts]
+        answers, errors = [], []
+        for host in self._hosts:
+            try:
+                answers.append(host.receive())
+            except Exception as error:  # the other hosts' answers must leave their pipes first
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return answers
 
     def _ask(self, method: str, indices: Any, *arguments: Any) -> list[Any]:
         wanted = list(range(len(self._arrays.reward)) if indices is None else self._get_indices(indices))

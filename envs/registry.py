@@ -86,7 +86,7 @@ SPECS: dict[str, EnvSpec] = {
         EnvSpec(
             "water-reservoir-v0",
             ("flooding", "irrigation_deficit"),
-            "-110..0; -50..0; actions normalised to [-1, 1]",
+            "-110..0; -50..0; actions normalised to [0, 1]",
             kwargs={"normalized_action": True},
         ),
         EnvSpec("mo-supermario-v0", ("position", "time", "death", "coin", "enemy"), "0.1..3.3", **_MARIO),

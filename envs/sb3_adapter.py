@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from dibs_rl.envs.registry import objective_names
 from dibs_rl.envs.worlds import REWARD_KEY
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
+
+SCALAR_ONLY = ("setting an array element with a sequence", "can be converted to Python scalars")
 
 
 class SB3VecEnvAdapter(VectorRewardVecEnv):
@@ -30,16 +33,25 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
 
     def __init__(self, venv: VecEnv, objectives: Sequence[str] | None = None, device: torch.device | str = "cpu") -> None:
         self.venv = venv
+        if isinstance(venv.action_space, spaces.Discrete) and venv.action_space.start != 0:
+            raise UserError(f"Actions must start at 0; found {venv.action_space}.")
         names = tuple(objectives) if objectives else _names(venv)
         self._last_infos: list[dict[str, Any]] = [{} for _ in range(venv.num_envs)]
         super().__init__(venv.num_envs, venv.observation_space, venv.action_space, names, device)
 
     def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Obs:
-        self.venv._seeds, self.venv._options = list(seeds), list(options)
         return self._tensors(self.venv.reset())
 
     def _step_worlds(self, actions: Tensor) -> Step:
-        obs, rewards, dones, infos = self.venv.step(actions.cpu().numpy())
+        try:
+            obs, rewards, dones, infos = self.venv.step(actions.cpu().numpy())
+        except (TypeError, ValueError) as error:
+            if not any(words in str(error) for words in SCALAR_ONLY):
+                raise
+            raise UserError(
+                "SB3's vector environments keep one number a world: wrap each environment in MO-Gymnasium's LinearReward, "
+                f"which leaves the vector in info[{REWARD_KEY!r}], or pass a list of factories instead."
+            ) from error
         self._last_infos = list(infos)
         cut = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
         truncated = torch.as_tensor(dones, device=self.device) & torch.tensor(cut, device=self.device)
@@ -71,6 +83,14 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
     def _tensors(self, obs: Any) -> Obs:
         return map_obs(lambda array: torch.as_tensor(array, device=self.device), obs)
 
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Passes it on to the wrapped environment, for its next reset."""
+        return self.venv.seed(seed)
+
+    def set_options(self, options: list[dict] | dict | None = None) -> None:
+        """Passes them on to the wrapped environment, for its next reset."""
+        self.venv.set_options(options)
+
     def close(self) -> None:
         """Closes the wrapped environment."""
         self.venv.close()
@@ -101,7 +121,7 @@ def _names(venv: VecEnv) -> tuple[str, ...]:
         return tuple(venv.objectives)
     if venv.has_attr("objectives"):
         return tuple(venv.get_attr("objectives", 0)[0])
-    if not venv.has_attr("reward_space"):
+    if not venv.has_attr("reward_space") or not venv.get_attr("reward_space", 0)[0].shape:
         raise UserError(
             "The vector environment does not say what its rewards are: give its worlds a reward_space of shape [m] and let "
             f"step() return rewards [n, m] or infos with {REWARD_KEY!r}; or wrap it in "

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from dibs_rl.envs.worlds import WorldArrays, Worlds, WorldSetup, array_views
@@ -78,7 +79,12 @@ def _work(pipe: Any, factories: Any, setup: WorldSetup, rows: Sequence[int], mem
     """Body of a worker process: answers calls until it is told to stop or its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it saves first
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    worlds = Worlds(factories.fn, setup, rows, array_views(setup, memory, len(factories.fn)))
+    worlds: Worlds | None = None
+    failure: tuple[bool, Exception] | None = None
+    try:
+        worlds = Worlds(factories.fn, setup, rows, array_views(setup, memory, len(factories.fn)))
+    except Exception as error:
+        failure = _told(error)  # the answer to whatever the parent asks first
     while True:
         try:
             message = pipe.recv()
@@ -86,14 +92,27 @@ def _work(pipe: Any, factories: Any, setup: WorldSetup, rows: Sequence[int], mem
             break
         if message is None:
             break
-        method, arguments = message
-        try:
-            reply = (False, getattr(worlds, method)(*arguments.fn))
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            reply = (True, RuntimeError(f"{type(error).__name__} in an environment: {error}"))
-        pipe.send(reply)
-    worlds.close()
+        pipe.send(failure if worlds is None else _answer(worlds, *message))
+    if worlds is not None:
+        worlds.close()
+
+
+def _answer(worlds: Worlds, method: str, arguments: Any) -> tuple[bool, Any]:
+    """Calls a method of the worlds; whether it failed, and what it returned or raised."""
+    try:
+        if method == "reset" and arguments.fn[0][0] is not None:
+            np.random.seed(arguments.fn[0][0] % 2**32)  # some environments draw from numpy's global generator
+        return False, getattr(worlds, method)(*arguments.fn)
+    except Exception as error:
+        return _told(error)
+
+
+def _told(error: Exception) -> tuple[bool, Exception]:
+    """The reply that raises the error in the parent."""
+    if isinstance(error, AttributeError):  # an answer that SB3's has_attr waits for
+        return True, AttributeError(str(error))
+    traceback.print_exc(file=sys.stderr)
+    return True, RuntimeError(f"{type(error).__name__} in an environment: {error}")
 
 
 def _pickled(value: Any) -> CloudpickleWrapper:

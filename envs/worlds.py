@@ -80,6 +80,8 @@ class Worlds:
 
     def __init__(self, factories: Sequence[EnvFactory], setup: WorldSetup, rows: Sequence[int], arrays: WorldArrays) -> None:
         self._envs = {row: channels_first(factories[row]()) for row in rows}
+        if len({id(env.unwrapped) for env in self._envs.values()}) < len(self._envs):
+            raise UserError("Factories must make a new environment at each call; found the same one for two worlds.")
         self._setup = setup
         self._arrays = arrays
         discrete = isinstance(setup.action_space, spaces.Discrete)
@@ -156,6 +158,8 @@ def probe(env: gym.Env, name: str | None = None) -> WorldSetup:
     if isinstance(env.action_space, spaces.Discrete) and env.action_space.start != 0:
         raise UserError(f"{called} numbers its actions from {env.action_space.start}; they must start at 0.")
     names = _declared_names(env) or objective_names(env.spec.id if env.spec else None, len(found))
+    if len(names) != len(found):
+        raise UserError(f"{called} names {len(names)} objectives and gives {len(found)} rewards.")
     return WorldSetup(channels_first_space(env.observation_space), env.action_space, names, in_info)
 
 

@@ -47,7 +47,7 @@ def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> Vect
         bargain_every=config.bargain_every,
         learning_rate=Linear(config.learning_rate) if config.schedule == "linear" else config.learning_rate,
         n_steps=config.n_steps,
-        batch_size=config.batch_size,
+        batch_size=min(config.batch_size, config.n_steps * config.num_envs),
         n_epochs=config.n_epochs,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,

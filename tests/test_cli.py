@@ -1,0 +1,269 @@
+"""The command line as a person meets it: runs, their folders, resuming, and mistakes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from dibs_rl.cli.main import main
+from dibs_rl.config import ALGORITHMS, CONFIGS, load_yaml, validated
+from dibs_rl.envs import resolve_id
+from dibs_rl.run_folder import RunFolder
+
+ENV = "deep-sea-treasure-v0"
+QUICK = ["--env", ENV, "--num-envs", "4", "--n-steps", "16", "--batch-size", "32", "--n-epochs", "2", "--eval-episodes", "2"]
+
+
+def command(*arguments):
+    """Runs `dibs-rl` in this process and returns its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code or 0
+
+
+def weights(file):
+    import io
+    import zipfile
+
+    with zipfile.ZipFile(file) as archive:
+        return torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+
+
+def steps_of(folder):
+    with open(folder / "progress.csv", newline="") as file:
+        return [int(row["time/total_timesteps"]) for row in csv.DictReader(file)]
+
+
+def test_train_evaluate_plot(tmp_path, capsys):
+    """The whole of it: a run folder with everything in it, each objective by name."""
+    run = tmp_path / "run"
+    assert command("train", *QUICK, "--steps", 640, "--out", run) == 0
+    said = capsys.readouterr().out
+    assert "treasure, time" in said
+    record = yaml.safe_load((run / "config.yaml").read_text())
+    assert record["settings"]["env"] == ENV
+    assert record["settings"]["n_steps"] == 16
+    assert record["facts"]["backend"] == "gym"
+    assert record["facts"]["versions"]["torch"] == torch.__version__
+    assert steps_of(run) == list(range(64, 641, 64))
+    assert list(run.glob("events.out.tfevents*"))
+    result = json.loads((run / "result.json").read_text())
+    assert set(result["returns"]) == {"treasure", "time"}
+    assert result["episodes"] == 2
+
+    assert command("evaluate", run, "--episodes", 3, "--stochastic") == 0
+    assert json.loads((run / "result.json").read_text())["episodes"] == 3
+    assert command("plot", run, "--out", tmp_path / "curves.png") == 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_seed_same_model(tmp_path):
+    for name in "ab":
+        command("train", *QUICK, "--steps", 256, "--seed", 5, "--out", tmp_path / name)
+    a, b = weights(tmp_path / "a" / "model.zip"), weights(tmp_path / "b" / "model.zip")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_bare_name_takes_the_newest_version(tmp_path, capsys):
+    arguments = ["--env", "deep-sea-treasure", "--steps", 64, "--n-steps", 4, "--eval-episodes", 0, "--out", tmp_path / "run"]
+    assert command("train", *arguments) == 0
+    assert "deep-sea-treasure is deep-sea-treasure-v0" in capsys.readouterr().out
+    assert RunFolder(tmp_path / "run").config().env == ENV
+
+
+def test_yaml_gives_defaults_and_flags_win(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"env: {ENV}\nsteps: 64\nn_steps: 4\nnum_envs: 4\nbatch_size: 16\npreference: {{treasure: 3, time: 1}}\n")
+    command("train", "--config", file, "--n-steps", 8, "--eval-episodes", 0, "--out", tmp_path / "run")
+    settings = RunFolder(tmp_path / "run").config()
+    assert (settings.n_steps, settings.num_envs, settings.preference) == (8, 4, "treasure=3,time=1")
+
+
+def test_every_shipped_configuration_is_valid():
+    """A new file is tested for free."""
+    files = sorted(CONFIGS.glob("*/*.yaml"))
+    assert {"mo-halfcheetah", "mo-hopper", "minecart"} <= {path.stem for path in files}
+    for path in files:
+        assert path.parent.name in ALGORITHMS
+        config = validated(path.parent.name, load_yaml(path), str(path))
+        assert resolve_id(config.env).startswith(path.stem)
+        assert config.num_envs * config.n_steps % config.batch_size == 0, path
+
+
+def test_resume_goes_on_where_it_stopped(tmp_path):
+    """Steps, learning-rate schedule and log go on; the finished model becomes a checkpoint until the new one is there."""
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 256, "--schedule", "linear", "--out", run)
+    before = weights(run / "model.zip")
+    assert command("train", "--resume", run, "--steps", 512) == 0
+    assert steps_of(run) == list(range(64, 513, 64))
+    after = weights(run / "model.zip")
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    with open(run / "progress.csv", newline="") as file:
+        rates = [float(row["train/learning_rate"]) for row in csv.DictReader(file) if row["train/learning_rate"]]
+    # A row has the rate of the update before it: of 128 steps in all for the second of the first run's four.
+    assert rates[0] == pytest.approx(3e-4 * (1 - 64 / 256))
+    assert rates[-1] == pytest.approx(3e-4 * (1 - 448 / 512))
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, capsys):
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 128, "--out", run)
+    before = (run / "model.zip").read_bytes()
+    assert command("train", "--resume", run) == 0
+    assert "has its 128 steps already" in capsys.readouterr().out
+    assert (run / "model.zip").read_bytes() == before
+
+
+def start(*arguments):
+    """Starts `dibs-rl` in a process of its own, as a shell would."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "dibs_rl", *map(str, arguments)]
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, process):
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within a minute")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_signal_leaves_a_checkpoint(tmp_path, number, code, workers):
+    """Ctrl-C and SIGTERM end with a checkpoint, the exit code of the signal, and a run that goes on."""
+    run = tmp_path / "run"
+    process = start("train", *QUICK, "--workers", workers, "--steps", 10**7, "--out", run)
+    wait_for(lambda: (run / "progress.csv").is_file() and (run / "progress.csv").stat().st_size > 3000, process)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == code, said
+    assert f"--resume {run}" in said
+    assert "Traceback" not in said
+    [checkpoint] = (run / "checkpoints").glob("*.zip")
+    done = int(checkpoint.stem.removeprefix("step_"))
+    assert done % 64 == 0
+    assert command("train", "--resume", run, "--workers", 0, "--steps", done + 128) == 0
+    assert steps_of(run)[-1] == done + 128
+    assert steps_of(run) == sorted(set(steps_of(run)))
+
+
+def test_killed_runs_resume(tmp_path):
+    """SIGKILL at arbitrary moments, again and again: what has the model's name is whole, and the run comes to its end."""
+    run = tmp_path / "run"
+    keep = ["--checkpoint-every", 64, "--eval-episodes", 0]
+    arguments = ["train", *QUICK, *keep, "--steps", 10**7, "--out", run]
+    for moment in (0.3, 0.05, 0.6):
+        process = start(*arguments)
+        newest = max((p.name for p in (run / "checkpoints").glob("step_*.zip")), default="")
+        wait_for(lambda newest=newest: any(p.name > newest for p in (run / "checkpoints").glob("step_*.zip")), process)
+        time.sleep(moment)
+        process.kill()
+        process.communicate()
+        done = int(RunFolder(run).newest_model().stem.removeprefix("step_"))
+        arguments = ["train", "--resume", run, *keep, "--steps", 10**7]
+    assert command("train", "--resume", run, *keep, "--steps", done + 640) == 0
+    assert steps_of(run)[-1] == done + 640
+    assert (run / "model.zip").is_file()
+
+
+def test_a_broken_checkpoint_is_passed_over(tmp_path):
+    """The newest whole one is taken."""
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 256, "--checkpoint-every", 64, "--out", run)
+    (run / "model.zip").write_bytes(b"half a fi")
+    assert RunFolder(run).newest_model().parent.name == "checkpoints"
+    assert command("evaluate", run, "--episodes", 1) == 0
+
+
+def mistakes(tmp_path):
+    not_a_run = tmp_path / "empty"
+    not_a_run.mkdir()
+    unknown_key = tmp_path / "key.yaml"
+    unknown_key.write_text("learning_rat: 1\n")
+    bad_value = tmp_path / "value.yaml"
+    bad_value.write_text("n_steps: 0\n")
+    no_yaml = tmp_path / "no.yaml"
+    no_yaml.write_text("a: [")
+    return {
+        "unknown command": (["trian"], "train, evaluate"),
+        "unknown env": (["train", "--env", "mo-halfcheeta"], "did you mean mo-halfcheetah"),
+        "unknown flag": (["train", "--foo", "1"], "--foo"),
+        "not a number": (["train", "--steps", "many"], "--steps"),
+        "out of bounds": (["train", "--gamma", "2"], "gamma"),
+        "unknown key": (["train", "--config", unknown_key], "Did you mean learning_rate?"),
+        "bad value": (["train", "--config", bad_value], "n_steps"),
+        "no YAML": (["train", "--config", no_yaml], "not valid YAML"),
+        "no file": (["train", "--config", tmp_path / "nowhere.yaml"], "Cannot read"),
+        "unknown combiner": (["train", *QUICK, "--combiner", "dips"], "did you mean dibs"),
+        "direction only": (["train", *QUICK, "--combiner", "config"], "bargain_every='minibatch'"),
+        "unknown backend": (["train", *QUICK, "--backend", "bath"], "auto, gym"),
+        "preference too long": (["train", *QUICK, "--preference", "1,2,3"], "treasure, time"),
+        "preference zero": (["train", *QUICK, "--preference", "0,1"], "positive"),
+        "preference negative": (["train", *QUICK, "--preference", "1,-1"], "positive"),
+        "preference by wrong name": (["train", *QUICK, "--preference", "gold=1,time=2"], "treasure, time"),
+        "preference no number": (["train", *QUICK, "--preference", "a,b"], "reads like"),
+        "preference not taken": (["train", *QUICK, "--combiner", "mgda", "--preference", "1,2"], "takes no preference"),
+        "scalar reward": (["train", "--env", "CartPole-v1"], "scalar reward"),
+        "not installed": (["train", "--env", "mo-supermario-v0"], "NumPy"),
+        "folder exists": (["train", *QUICK, "--out", not_a_run], "exists"),
+        "not a run": (["train", "--resume", not_a_run], "not a run folder"),
+        "evaluate not a run": (["evaluate", not_a_run], "not a run folder"),
+        "no run": (["evaluate"], "PATH"),
+        "unknown device": (["train", *QUICK, "--device", "gpu"], "auto, cpu, cuda"),
+    }
+
+
+def test_mistakes_get_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
+    """One clear line, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    for name, (arguments, message) in mistakes(tmp_path).items():
+        before = sorted(tmp_path.rglob("*"))
+        assert command(*arguments) == 2, name
+        said = capsys.readouterr().err
+        assert said.startswith("dibs-rl: error: "), (name, said)
+        assert said.count("\n") == 1, (name, said)
+        assert message in said, (name, said)
+        assert sorted(tmp_path.rglob("*")) == before, name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none(capsys):
+    assert command("train", *QUICK, "--device", "cuda") == 2
+    assert "not on this machine" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_settings(tmp_path, capsys):
+    command("train", *QUICK, "--steps", 64, "--out", tmp_path / "run")
+    assert command("train", "--resume", tmp_path / "run", "--gamma", 0.5) == 2
+    assert "keeps its gamma" in capsys.readouterr().err
+
+
+def test_corrupt_model_file(tmp_path, capsys):
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 64, "--out", run)
+    (run / "model.zip").write_bytes(b"no zip")
+    capsys.readouterr()
+    assert command("evaluate", run) == 2
+    assert "corrupt" in capsys.readouterr().err
+    assert command("train", "--resume", run, "--steps", 128) == 2
+    assert "corrupt" in capsys.readouterr().err
+
+
+def test_help_and_list(capsys):
+    assert command("--help") == 0
+    assert "evaluate" in capsys.readouterr().out
+    assert command("train", "--help") == 0
+    assert "--bargain-every" in capsys.readouterr().out
+    assert command("envs", "--match", "lunar") == 0
+    assert "landing" in capsys.readouterr().out

@@ -1,0 +1,113 @@
+"""PPO's losses by hand, and their companions for the log against autograd and closed forms."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+from torch.testing import assert_close
+
+from dibs_rl.losses import approximate_kl, clip_fractions, ppo_policy_losses, value_losses
+
+F32, F64 = torch.float32, torch.float64
+
+
+def log_ratios(*ratios: float) -> Tensor:
+    return torch.tensor(ratios, dtype=F64).log()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "surrogate"),
+    [
+        (1.0, 2.0, 2.0),  # inside: 1 * 2
+        (1.1, 2.0, 2.2),  # inside: 1.1 * 2
+        (1.5, 2.0, 2.4),  # above, good action: min(1.5 * 2, 1.2 * 2), clipped
+        (0.5, 2.0, 1.0),  # below, good action: min(0.5 * 2, 0.8 * 2), not clipped, so that it may come back
+        (1.5, -2.0, -3.0),  # above, bad action: min(-3.0, -2.4), not clipped
+        (0.5, -2.0, -1.6),  # below, bad action: min(-1.0, -1.6), clipped
+        (1.5, 0.0, 0.0),
+    ],
+)
+def test_one_sample_by_hand(ratio: float, advantage: float, surrogate: float) -> None:
+    """Clip range 0.2: the surrogate is min(r A, clip(r, 0.8, 1.2) A), and the loss is minus that."""
+    loss = ppo_policy_losses(log_ratios(ratio), torch.tensor([[advantage]], dtype=F64), 0.2)
+    assert_close(loss, torch.tensor([-surrogate], dtype=F64))
+
+
+def test_each_objective_has_its_own_clip() -> None:
+    """Ratios 1.5 and 0.5, clip range 0.2; the advantages' signs differ between the objectives.
+
+    first:  (min(3, 2.4) + min(-0.5, -0.8)) / 2 = (2.4 - 0.8) / 2 = 0.8
+    second: (min(-1.5, -1.2) + min(2, 3.2)) / 2 = (-1.5 + 2) / 2 = 0.25
+    """
+    advantages = torch.tensor([[2.0, -1.0], [-1.0, 4.0]], dtype=F64)
+    losses = ppo_policy_losses(log_ratios(1.5, 0.5), advantages, 0.2)
+    assert_close(losses, torch.tensor([-0.8, -0.25], dtype=F64))
+
+
+def random_batch(seed: int = 0, dtype: torch.dtype = F64) -> tuple[Tensor, Tensor]:
+    """Ratios well on both sides of the clip, advantages of both signs."""
+    generator = torch.Generator().manual_seed(seed)
+    log_ratio = 0.4 * torch.randn(200, generator=generator, dtype=dtype)
+    return log_ratio, torch.randn(200, 3, generator=generator, dtype=dtype)
+
+
+def test_at_ratio_one_the_gradient_is_the_policy_gradient() -> None:
+    """Where old and new policy agree, d loss_i / d log_ratio_b is -A_bi / b."""
+    _, advantages = random_batch()
+    jacobian = torch.func.jacrev(ppo_policy_losses)(torch.zeros(200, dtype=F64), advantages, 0.2)
+    assert_close(jacobian, -advantages.T / 200)
+
+
+@pytest.mark.parametrize("exponent", [-40, 40])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_powers_of_two_scale_exactly(exponent: int, dtype: torch.dtype) -> None:
+    log_ratio, advantages = random_batch(dtype=dtype)
+    factors = torch.tensor([1.0, 2.0**exponent, 2.0], dtype=dtype)
+    plain = ppo_policy_losses(log_ratio, advantages, 0.2)
+    assert torch.equal(ppo_policy_losses(log_ratio, factors * advantages, 0.2), factors * plain)
+    assert torch.equal(clip_fractions(log_ratio, factors * advantages, 0.2), clip_fractions(log_ratio, advantages, 0.2))
+
+
+@pytest.mark.parametrize("clip_range", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("seed", range(5))
+def test_clip_fraction_is_the_fraction_without_gradient(seed: int, clip_range: float) -> None:
+    """What autograd says of the loss itself: a clipped sample contributes nothing to the gradient."""
+    log_ratio, advantages = random_batch(seed)
+    jacobian = torch.func.jacrev(ppo_policy_losses)(log_ratio, advantages, clip_range)
+    without_gradient = (jacobian == 0).double().mean(dim=1)
+    assert 0 < without_gradient.min() < without_gradient.max() < 1
+    assert torch.equal(clip_fractions(log_ratio, advantages, clip_range), without_gradient)
+
+
+def test_clip_fractions_by_hand() -> None:
+    """Ratios 1.5, 1.1, 0.9, 0.5: a good action is clipped at 1.5 only, a bad one at 0.5 only, one of no worth never."""
+    advantages = torch.tensor([1.0, -1.0, 0.0], dtype=F64).expand(4, 3)
+    assert clip_fractions(log_ratios(1.5, 1.1, 0.9, 0.5), advantages, 0.2).tolist() == [0.25, 0.25, 0.0]
+    assert clip_fractions(log_ratios(1.5, 1.4, 1.3, 0.5), advantages, 0.2).tolist() == [0.75, 0.25, 0.0]
+
+
+def test_value_losses_by_hand() -> None:
+    """First head: (1 + 9) / 2; second: (0 + 4) / 2. Heads are not added up."""
+    predictions = torch.tensor([[1.0, 5.0], [2.0, 5.0]])
+    targets = torch.tensor([[2.0, 5.0], [5.0, 3.0]])
+    assert value_losses(predictions, targets).tolist() == [5.0, 2.0]
+
+
+def test_approximate_kl_by_hand() -> None:
+    """r - 1 - log r at r = 1 and r = e: 0 and e - 2."""
+    assert_close(approximate_kl(torch.tensor([0.0, 1.0], dtype=F64)), torch.tensor((torch.e - 2) / 2, dtype=F64))
+
+
+def test_approximate_kl_is_never_negative() -> None:
+    log_ratio, _ = random_batch()
+    assert all(approximate_kl(one) >= 0 for one in log_ratio.split(1))
+    assert approximate_kl(torch.zeros(5)) == 0
+
+
+def test_approximate_kl_estimates_the_divergence() -> None:
+    """Its mean over samples of the old policy is KL(old || new); for two Gaussians that is known."""
+    torch.manual_seed(0)
+    old, new = Normal(0.0, 1.0), Normal(0.2, 1.1)
+    samples = old.sample((200_000,))
+    estimate = approximate_kl(new.log_prob(samples) - old.log_prob(samples))
+    assert_close(estimate, kl_divergence(old, new), rtol=0.03, atol=0)
