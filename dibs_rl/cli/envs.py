@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from dibs_rl.cli.flags import parse
+from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.envs import SPECS
 
 
@@ -20,15 +22,15 @@ class EnvsConfig:
 def run(arguments: list[str]) -> int:
     """Prints the table; returns the exit code."""
     flags = parse(EnvsConfig, arguments, "envs")
-    table = Table(caption="Any Gymnasium id with a vector reward works too.", caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("id", no_wrap=True)
     table.add_column("m", justify="right")
-    table.add_column("objectives")
-    table.add_column("per-step scales, as read from the sources")
-    table.add_column("to install")
+    table.add_column("objectives, and their scales per step as read from the sources")
     for env_id, spec in sorted(SPECS.items()):
         if flags.match in env_id:
-            missing = "" if spec.installed else spec.install
-            table.add_row(env_id, str(len(spec.objectives)), ", ".join(spec.objectives), spec.scales, missing)
+            missing = "" if spec.installed else f"\nnot installed: {spec.install}"
+            about = f"{', '.join(spec.objectives)}\n[dim]{spec.scales}[/dim]{escape(missing)}"
+            table.add_row(env_id, str(len(spec.objectives)), about)
     Console().print(table)
+    print_line("Any Gymnasium id with a vector reward works too.")
     return 0

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -72,7 +73,8 @@ def evaluate_and_print(
     finally:
         env.close()
     how = "deterministic" if deterministic else "stochastic"
-    table = Table(title=f"{config.env}: return over {episodes} {how} episodes", title_justify="left")
+    print_line(f"{config.env}: return over {episodes} {how} episodes")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("objective")
     for column in ("mean", "std", "min", "max"):
         table.add_column(column, justify="right")

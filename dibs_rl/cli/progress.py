@@ -3,10 +3,12 @@
 import time
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 _PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal to draw in
 
@@ -29,7 +31,7 @@ class TrainingDisplay:
         self._bar = Progress(
             TextColumn("steps"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TaskProgressColumn(),
             TextColumn("{task.fields[speed]}"),
             TextColumn("left"),
@@ -75,9 +77,9 @@ class TrainingDisplay:
         return "  ".join(f"{name} {value:.5g}" for name, value in zip(self._objectives, self._returns, strict=True))
 
     def _picture(self) -> Group:
-        table = Table(title="mean return of the last 100 episodes", title_justify="left", title_style="dim")
+        table = Table(box=box.SIMPLE_HEAD)
         for name in self._objectives:
             table.add_column(name, justify="right")
         values: Sequence[float | None] = self._returns or [None] * len(self._objectives)
         table.add_row(*("-" if value is None else f"{value:,.2f}" for value in values))
-        return Group(self._bar, table)
+        return Group(self._bar, Text("mean return of the last 100 episodes", style="dim"), table)

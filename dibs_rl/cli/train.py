@@ -171,6 +171,14 @@ class Keeper(BaseCallback):
         self._consistent_steps = self.model.num_timesteps
         if self._consistent_steps - self._saved_at >= self._every:
             self.save()
+        self._show()
+
+    def _on_training_end(self) -> None:
+        if not self.stopped_by:
+            self._consistent_steps = self.model.num_timesteps
+            self._show()
+
+    def _show(self) -> None:
         episodes = self.model.ep_info_buffer
         returns = np.mean([episode["r"] for episode in episodes], axis=0).tolist() if episodes else None
         self._display.update(self._consistent_steps, returns)
