@@ -68,7 +68,7 @@ class VectorOnPolicy(Persistent, OnPolicyAlgorithm):
         *,
         combiner: str | Aggregator = "dibs",
         preference: Sequence[float] | Mapping[str, float] | None = None,
-        bargain_every: Every = "epoch",
+        bargain_every: Every = "rollout",
         **kwargs: Any,
     ) -> None:
         env = None if env is None else as_vector_env(env)

@@ -39,7 +39,7 @@ class RunConfig:
     """Positive weights on the objectives, in order or by name: 3,1 or forward=3,energy=1. Equal if not given."""
     bargaining_steps: Count = 5
     """Steps T of the DiBS game; 1 is the mean of the unit gradients."""
-    bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
+    bargain_every: Literal["rollout", "epoch", "minibatch"] = "rollout"
     """How often the gradients are combined anew."""
     steps: Count = 1_000_000
     """Environment steps in all."""

@@ -1,0 +1,77 @@
+"""How often to combine the gradients: once a rollout, once an epoch, or on every minibatch?
+
+    python benchmarks/bargain_every.py
+
+Trains each setting on mo-halfcheetah (1,000,000 steps) and mo-hopper (500,000) with three seeds, two runs at a time with one
+thread each, through the command line. Runs are kept under `runs/bargain_every/`; started again, it goes on where it stopped.
+Ends with the table that stands in docs/results.md: 20 deterministic episodes at the end of each run, no checkpoint picked.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+ENVS = {"mo-halfcheetah-v5": 1_000_000, "mo-hopper-v5": 500_000}
+SETTINGS = ("rollout", "epoch", "minibatch")
+SEEDS = (0, 1, 2)
+ROOT = Path("runs/bargain_every")
+
+
+def folder(env: str, every: str, seed: int) -> Path:
+    """Where a run is kept."""
+    return ROOT / env / f"{every}-seed{seed}"
+
+
+def train(env: str, every: str, seed: int) -> None:
+    """Trains one run, or what is left of it."""
+    out = folder(env, every, seed)
+    if (out / "result.json").is_file():
+        return
+    if (out / "checkpoints").is_dir():
+        arguments = ["--resume", out]
+    elif out.is_dir():
+        sys.exit(f"{out} has no checkpoint yet; remove it and start again")
+    else:
+        arguments = ["--env", env, "--bargain-every", every, "--seed", seed, "--steps", ENVS[env], "--out", out]
+    command = [sys.executable, "-m", "dibs_rl", "train", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    print(f"{out} done", flush=True)
+
+
+def table(env: str) -> list[str]:
+    """Markdown rows for one environment: a seed's mean returns, and their mean over the seeds."""
+    rows = []
+    for every in SETTINGS:
+        found = [json.loads((folder(env, every, seed) / "result.json").read_text()) for seed in SEEDS]
+        returns = np.array([[numbers["mean"] for numbers in result["returns"].values()] for result in found])
+        cells = [_cell(row) for row in [*returns, returns.mean(axis=0)]]
+        rows.append(f"| {env} | {every} | {' | '.join(cells)} |")
+    names = ", ".join(found[0]["returns"])
+    return [f"| {env}: {names} | |{' |' * (len(SEEDS) + 1)}", *rows]
+
+
+def _cell(returns: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:.0f}" for value in returns) + ")"
+
+
+def main() -> None:
+    """Trains what is missing and prints the table."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    jobs = list(product(ENVS, SETTINGS, SEEDS))
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(lambda job: train(*job), sorted(jobs, key=lambda job: job[2])))
+    seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
+    print(f"| environment | combined once a | {seeds} | mean |")
+    print("|---|---|" + "---|" * (len(SEEDS) + 1))
+    for env in ENVS:
+        print("\n".join(table(env)))
+
+
+if __name__ == "__main__":
+    main()
