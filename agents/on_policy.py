@@ -228,7 +228,8 @@ class VectorOnPolicy(Persistent, OnPolicyAlgorithm):
             if not self._train_epoch(batch, bargained, log):
                 break
             self._n_updates += 1
-        self.policy.absorb_observations(batch.obs)
+        for part in _chunks(batch.obs):
+            self.policy.absorb_observations(part)
         log["explained_variance"].append(explained_variances(buffer.value_targets, buffer.advantages))
         self._log_update(log)
 

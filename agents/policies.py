@@ -199,7 +199,7 @@ class VectorCritic(ActorCriticPolicy):
 
     def absorb_observations(self, obs: Obs) -> None:
         """Takes a batch of observations into the statistics they are normalised by."""
-        if isinstance(self.features_extractor, NormalisedExtractor):
+        if isinstance(self.features_extractor, NormalisedExtractor) and self.features_extractor.norm.parts:
             preprocessed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
             self.features_extractor.norm.absorb(preprocessed)
 

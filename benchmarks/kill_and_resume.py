@@ -26,6 +26,26 @@ def start(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+def wait_for_updates(folder: Path, process: subprocess.Popen) -> None:
+    """Waits until the run has started to learn, so that a kill falls into its work and not into its start."""
+    progress = folder / "progress.csv"
+    before = progress.stat().st_mtime_ns if progress.is_file() else 0
+    while process.poll() is None and not (progress.is_file() and progress.stat().st_mtime_ns > before):
+        time.sleep(0.01)
+
+
+def check(folder: Path, kill: int) -> bool:
+    """Loads the newest model file, says so, and returns whether a file that has a model's name is not whole."""
+    files = sorted(folder.rglob("*.zip"))
+    if not files:
+        print(f"kill {kill}: before the first checkpoint", flush=True)
+        return False
+    newest = RunFolder(folder).newest_model()
+    steps = DiBSPPO.load(newest, device="cpu").num_timesteps
+    print(f"kill {kill}: {newest.name} loads, {steps} steps", flush=True)
+    return newest != files[-1]
+
+
 def finish(process: subprocess.Popen) -> None:
     """Waits for the end of a run that nobody kills."""
     _, said = process.communicate()
@@ -42,7 +62,7 @@ def main() -> None:
     """Runs both and prints what they reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=400_000)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     moments = random.Random(options.seed)
@@ -53,21 +73,19 @@ def main() -> None:
         kills = corrupt = 0
         while kills < options.kills:
             process = start(*arguments)
-            time.sleep(4 + 3 * moments.random())
+            wait_for_updates(killed, process)
+            time.sleep(2 * moments.random())
             if process.poll() is not None:
-                break
+                sys.exit(f"the run came to its end after {kills} kills; give it more --steps")
             process.kill()
             process.communicate()
             kills += 1
-            if list((killed / "checkpoints").glob("step_*.zip")) or (killed / "model.zip").is_file():
-                newest = RunFolder(killed).newest_model()
-                newest_by_name = max(killed.rglob("step_*.zip"), default=newest)
-                corrupt += newest != newest_by_name and not (killed / "model.zip").is_file()
-                print(f"kill {kills}: {newest.name} is whole, {DiBSPPO.load(newest, device='cpu').num_timesteps} steps")
+            corrupt += check(killed, kills)
+            if list((killed / "checkpoints").glob("step_*.zip")):
                 arguments = ["--resume", killed, "--steps", options.steps]
-            elif killed.is_dir():
-                print(f"kill {kills}: before the first checkpoint; starting anew")
-                arguments[-1] = killed = killed.with_name(f"{killed.name}-again")
+            else:  # before the first checkpoint: there is nothing to go on from
+                killed = killed.with_name(f"{killed.name}-again")
+                arguments[-1] = killed
         finish(start(*arguments))
         print(f"{kills} kills, {corrupt} corrupt files")
         print(f"undisturbed: {returns(calm)}")

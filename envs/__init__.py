@@ -1,6 +1,5 @@
 """Vector-reward environments: every way to step them, behind one contract (`dibs_rl.vec_env`)."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from dibs_rl.envs.gym_backend import GymVecEnv
+from dibs_rl.envs.hush import hushed
 from dibs_rl.envs.registry import SPECS, EnvSpec, objective_names, resolve_id
 from dibs_rl.envs.sb3_adapter import SB3VecEnvAdapter
 from dibs_rl.envs.worlds import EnvFactory, probe
@@ -83,8 +83,8 @@ def factory_of(env_id: str, **kwargs: Any) -> EnvFactory:
     def factory() -> gym.Env:
         import mo_gymnasium  # registers its ids, in worker processes too
 
-        _quiet_display()
-        return mo_gymnasium.make(env_id, **arguments)
+        with hushed(env_id):
+            return mo_gymnasium.make(env_id, **arguments)
 
     return factory
 
@@ -117,10 +117,3 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
         "An environment is an id, a Gymnasium environment, a factory or a list of factories, or an SB3 VecEnv; "
         f"found {type(env).__name__}."
     )
-
-
-def _quiet_display() -> None:
-    """Lets environments that draw with pygame run where there is neither a screen nor a sound card."""
-    if not os.environ.get("DISPLAY"):
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")

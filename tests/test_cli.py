@@ -177,6 +177,25 @@ def test_killed_runs_resume(tmp_path):
     assert (run / "model.zip").is_file()
 
 
+@pytest.fixture
+def poisoned_env():
+    import gymnasium as gym
+    from fake_envs import PointEnv
+
+    gym.register("Poisoned-v0", PointEnv, kwargs={"poison": 200})
+    yield "Poisoned-v0"
+    gym.registry.pop("Poisoned-v0")
+
+
+def test_nan_reward_ends_with_one_line_and_what_was_learnt(tmp_path, capsys, poisoned_env):
+    run = tmp_path / "run"
+    assert command("train", *QUICK, "--env", poisoned_env, "--out", run) == 2
+    said = capsys.readouterr().err
+    assert "'reward_0' is nan in environment 0 at its step 199" in said
+    assert said.count("\n") == 1
+    assert RunFolder(run).newest_model().name == "step_000000000768.zip"  # 12 rollouts of 16 steps of 4 worlds were sound
+
+
 def test_a_broken_checkpoint_is_passed_over(tmp_path):
     """The newest whole one is taken."""
     run = tmp_path / "run"

@@ -1,11 +1,7 @@
 """From a configuration to a learner: what `train` and `evaluate` both need."""
 
-import contextlib
-import os
 import pickle
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +24,7 @@ _LEARNERS: dict[str, type[VectorOnPolicy]] = {"ppo": DiBSPPO}
 
 def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
     """The environment of a run."""
-    with quiet_mujoco():
-        return make(config.env, num_envs=num_envs, backend=config.backend, seed=seed, workers=config.workers)
+    return make(config.env, num_envs=num_envs, backend=config.backend, seed=seed, workers=config.workers)
 
 
 def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> VectorOnPolicy:
@@ -123,24 +118,3 @@ def _policy_kwargs(config: PPOConfig) -> dict[str, Any]:
         "popart": config.popart,
         "normalize_obs": config.normalize_obs,
     }
-
-
-@contextlib.contextmanager
-def quiet_mujoco() -> Iterator[None]:
-    """Holds back what MuJoCo's compiler says of Gymnasium's own model files, once for every world.
-
-    It writes to the process's standard error directly. If making the environments fails, everything it said is shown.
-    """
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            os.dup2(saved, 2)
-            said.seek(0)
-            os.write(2, said.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

@@ -133,6 +133,9 @@ def _learn(config: Any, folder: RunFolder, model: VectorOnPolicy, console: Conso
     try:
         with _signals(keeper):
             model.learn(left, callback=keeper, reset_num_timesteps=False, log_interval=1)
+    except Exception:
+        keeper.save_if_between_updates()  # a NaN reward or a crash in a world costs a rollout, not the run
+        raise
     finally:
         display.close()
     if keeper.stopped_by:
@@ -163,15 +166,20 @@ class Keeper(BaseCallback):
         self._folder, self._display, self._every = folder, display, every
         self._consistent_steps = 0
         self._saved_at = 0
+        self._between_updates = False
 
     def _on_training_start(self) -> None:
         self._saved_at = self._consistent_steps = self.model.num_timesteps
 
     def _on_rollout_start(self) -> None:
+        self._between_updates = True
         self._consistent_steps = self.model.num_timesteps
         if self._consistent_steps - self._saved_at >= self._every:
             self.save()
         self._show()
+
+    def _on_rollout_end(self) -> None:
+        self._between_updates = False
 
     def _on_training_end(self) -> None:
         if not self.stopped_by:
@@ -185,6 +193,11 @@ class Keeper(BaseCallback):
 
     def _on_step(self) -> bool:
         return not self.stopped_by
+
+    def save_if_between_updates(self) -> None:
+        """Saves, unless an update was under way or nothing has been learnt since the last time."""
+        if self._between_updates and self._consistent_steps > self._saved_at:
+            self.save()
 
     def save(self) -> None:
         """Saves the state between two updates; steps of a rollout that was cut short are not counted."""
