@@ -4,7 +4,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Installed first and pinned: a bare "torch" takes gigabytes of CUDA on Linux. On a CUDA machine: make train TORCH=torch
+# Installed first, so that nothing else decides which build it is; CPU or CUDA is the package index's choice. For another:
+#   make train TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 # More flags for the main job: make train ARGS="--seed 1 --steps 200000"
 ARGS ?=
@@ -30,7 +31,7 @@ $(VENV)/torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "dibs-rl needs Python 3.11 or newer; point PYTHON at one: make train PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $@
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 ENVS = {"mo-halfcheetah-v5": 1_000_000, "mo-hopper-v5": 500_000}
-SETTINGS = ("rollout", "epoch", "minibatch")
+SETTINGS = ("epoch", "rollout", "minibatch")
 SEEDS = (0, 1, 2)
 ROOT = Path("runs/bargain_every")
 
@@ -33,10 +33,8 @@ def train(env: str, every: str, seed: int) -> None:
     out = folder(env, every, seed)
     if (out / "result.json").is_file():
         return
-    if (out / "checkpoints").is_dir():
+    if out.is_dir():
         arguments = ["--resume", out]
-    elif out.is_dir():
-        sys.exit(f"{out} has no checkpoint yet; remove it and start again")
     else:
         arguments = ["--env", env, "--bargain-every", every, "--seed", seed, "--steps", ENVS[env], "--out", out]
     command = [sys.executable, "-m", "dibs_rl", "train", *map(str, arguments)]

@@ -37,9 +37,6 @@ def wait_for_updates(folder: Path, process: subprocess.Popen) -> None:
 def check(folder: Path, kill: int) -> bool:
     """Loads the newest model file, says so, and returns whether a file that has a model's name is not whole."""
     files = sorted(folder.rglob("*.zip"))
-    if not files:
-        print(f"kill {kill}: before the first checkpoint", flush=True)
-        return False
     newest = RunFolder(folder).newest_model()
     steps = DiBSPPO.load(newest, device="cpu").num_timesteps
     print(f"kill {kill}: {newest.name} loads, {steps} steps", flush=True)
@@ -81,11 +78,7 @@ def main() -> None:
             process.communicate()
             kills += 1
             corrupt += check(killed, kills)
-            if list((killed / "checkpoints").glob("step_*.zip")):
-                arguments = ["--resume", killed, "--steps", options.steps]
-            else:  # before the first checkpoint: there is nothing to go on from
-                killed = killed.with_name(f"{killed.name}-again")
-                arguments[-1] = killed
+            arguments = ["--resume", killed]
         finish(start(*arguments))
         print(f"{kills} kills, {corrupt} corrupt files")
         print(f"undisturbed: {returns(calm)}")

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dibs_rl.vec_env import Obs, Step, map_obs
 
+_CHUNK_ENTRIES = 2**24  # observation entries that go through a network at once: 64 MiB in float32
+
 
 class Minibatch(NamedTuple):
     """Samples of a rollout, `[b, ...]` each.
@@ -140,6 +142,19 @@ class VectorRolloutBuffer:
 def take(batch: Minibatch, index: Tensor | slice) -> Minibatch:
     """Picks samples out of a batch."""
     return Minibatch(map_obs(lambda obs: obs[index], batch.obs), *(part[index] for part in batch[1:]))
+
+
+def slices(obs: Obs) -> Iterator[slice]:
+    """Cuts a batch of observations into slices whose networks' inputs fit in memory."""
+    parts = list(obs.values()) if isinstance(obs, dict) else [obs]
+    entries = sum(part[:1].numel() for part in parts)
+    size = max(1, _CHUNK_ENTRIES // max(1, entries))
+    return (slice(start, start + size) for start in range(0, len(parts[0]), size))
+
+
+def chunks(obs: Obs) -> Iterator[Obs]:
+    """A batch of observations in parts whose networks' inputs fit in memory."""
+    return (map_obs(lambda stored, part=part: stored[part], obs) for part in slices(obs))
 
 
 def _shape(space: spaces.Space) -> tuple[int, ...]:

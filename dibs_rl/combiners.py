@@ -18,7 +18,8 @@ class AdvantageSum(Aggregator):
     With `normalise` it is the strongest cheap scale-free baseline: normalise each objective's advantages, then add.
     Without, it is PPO on the weighted sum of the rewards, which is what hand-tuned reward weights amount to.
 
-    As an aggregator it is the same sum of the Jacobian's rows: for a loss linear in the advantages, the same thing.
+    As an aggregator it is the plain weighted sum of the Jacobian's rows, which is then the caller's to normalise: a Jacobian
+    no longer knows the advantages.
 
     Args:
         preference: Positive weights, shape `[m]`; all 1 if not given.
@@ -106,6 +107,13 @@ def make_combiner(
         return kind() if weights is None else kind(pref_vector=weights.float())
     except ImportError as error:
         raise UserError(f"The combiner {name} needs more packages: pip install 'dibs-rl[combiners]' ({error}).") from None
+
+
+def follow_jacobian(combiner: Aggregator, jacobian: Tensor) -> None:
+    """Brings a TorchJD preference to the Jacobian's type and device, which are not known when the combiner is made."""
+    preference = getattr(combiner, "pref_vector", None)
+    if preference is not None and (preference.dtype, preference.device) != (jacobian.dtype, jacobian.device):
+        combiner.pref_vector = preference.to(jacobian)
 
 
 def split_scalarisation(combiner: Aggregator) -> tuple[Callable[[Tensor], Tensor] | None, Aggregator]:

@@ -20,8 +20,9 @@ CONFIGS = Path(__file__).parent / "configs"
 _NOT_SAVED = {"config", "resume", "out"}
 
 Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -39,11 +40,11 @@ class RunConfig:
     """Positive weights on the objectives, in order or by name: 3,1 or forward=3,energy=1. Equal if not given."""
     bargaining_steps: Count = 5
     """Steps T of the DiBS game; 1 is the mean of the unit gradients."""
-    bargain_every: Literal["rollout", "epoch", "minibatch"] = "rollout"
+    bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
     """How often the gradients are combined anew."""
     steps: Count = 1_000_000
     """Environment steps in all."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of everything that is random; world i is seeded with seed + i."""
     num_envs: Count = 64
     """Worlds stepped together."""
@@ -77,7 +78,7 @@ class PPOConfig(RunConfig):
     """How the learning rate goes on: constant, or linearly to 0."""
     n_steps: Count = 64
     """Steps of each world in a rollout."""
-    batch_size: Count = 512
+    batch_size: Annotated[int, Field(ge=2)] = 512
     """Samples in a minibatch."""
     n_epochs: Count = 10
     """Passes over a rollout."""
@@ -97,7 +98,7 @@ class PPOConfig(RunConfig):
     """Widths of the hidden layers, of policy and critic each."""
     activation: Literal["tanh", "relu", "elu"] = "tanh"
     """Activation of the hidden layers."""
-    log_std_init: float = 0.0
+    log_std_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Initial log standard deviation of continuous actions."""
     normalize_obs: bool = True
     """Centre and scale observations by their running statistics."""
@@ -132,7 +133,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         UserError: If it cannot be read, is not YAML, or holds no mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from dibs_rl.bargaining import unit_rows
+from dibs_rl.bargaining import cosines, unit_rows
 
 
 class Bargain(NamedTuple):
@@ -43,9 +43,9 @@ def describe_bargain(
         NonFiniteError: If a gradient is not finite; it names the objective.
     """
     units, norms = unit_rows(jacobian, objectives)
-    toward = units @ unit_rows(direction.unsqueeze(0))[0].squeeze(0)
+    toward = units @ unit_rows(direction.unsqueeze(0), ("the direction",))[0].squeeze(0)
     share = torch.full_like(norms, math.nan) if weights is None else _shares(weights * norms)
-    return Bargain(units @ units.T, norms, toward, share)
+    return Bargain(cosines(units), norms, toward, share)
 
 
 def _shares(coefficients: Tensor) -> Tensor:
@@ -94,10 +94,11 @@ def summarise(bargains: Sequence[Bargain], objectives: Sequence[str]) -> dict[st
     mean = Bargain(*(torch.stack(parts).mean(0) for parts in zip(*bargains, strict=True)))
     record: dict[str, float] = {}
     for label, column in (("gradient_norm", mean.norms), ("share", mean.share), ("cosine_to_step", mean.toward)):
-        record |= {f"{label}/{name}": value for name, value in zip(objectives, column.tolist(), strict=True)}
+        named = zip(objectives, column.tolist(), strict=True)
+        record |= {f"{label}/{name}": value for name, value in named if not math.isnan(value)}
     record["least_cosine"] = torch.stack([least_cosine(b.cosine) for b in bargains]).mean().item()
     record["conflict_fraction"] = torch.stack([conflict_fraction(b.cosine) for b in bargains]).mean().item()
-    record["stationarity_residual"] = stationarity_residual(mean.cosine).item()
+    record["stationarity_residual"] = torch.stack([stationarity_residual(b.cosine) for b in bargains]).mean().item()
     record["stationarity_noise_floor"] = residual_noise_floor(len(objectives))
     return record
 

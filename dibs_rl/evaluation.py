@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 
 from dibs_rl.vec_env import VectorRewardVecEnv
 
@@ -70,7 +69,7 @@ def evaluate(
     obs = env.reset(seed)
     while (played < quota).any():
         actions, _ = policy.predict(obs, deterministic=deterministic)
-        obs, _, dones, infos = env.step(torch.as_tensor(actions).numpy())
+        obs, _, dones, infos = env.step(actions)
         for i in np.flatnonzero(dones & (played < quota)):
             episode = infos[i]["episode"]
             returns.append(episode["r"])

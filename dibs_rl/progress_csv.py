@@ -34,7 +34,7 @@ class ProgressCSV(KVWriter):
             rows = read_progress(self._path)
             self._columns += new
             self._rewrite(rows)
-        with open(self._path, "a", newline="") as file:
+        with open(self._path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns, restval="").writerow(row)
 
     def close(self) -> None:
@@ -52,6 +52,6 @@ class ProgressCSV(KVWriter):
 
 def read_progress(path: Path) -> list[dict[str, str]]:
     """The rows of a `progress.csv`, as texts by column; a last row that was cut off in the middle is left out."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row for row in rows if None not in row.values()]

@@ -46,20 +46,14 @@ class RunFolder:
         Raises:
             UserError: If `out` is given and exists, or cannot be made.
         """
-        path = config.out or _free_name(Path("runs") / env_id / f"{config.algo}-{config.combiner}-seed{config.seed}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            hint = f"go on with --resume {path}, or " if (path / "config.yaml").is_file() else ""
-            raise UserError(f"The folder {path} exists: {hint}choose another --out.") from None
-        except OSError as error:
-            raise UserError(f"Cannot make the run folder {path}: {error.strerror}.") from None
-        folder = cls(path)
-        settings = {**to_plain(config), "env": env_id}
-        record = {"settings": settings, "facts": {**facts, **_surroundings()}}
-        with atomic_write(folder.config_file) as file:
-            file.write(yaml.safe_dump(record, sort_keys=False).encode())
+        name = f"{config.algo}-{config.combiner}-seed{config.seed}"
+        folder = cls(_make(config.out) if config.out else _make_numbered(Path("runs") / env_id.replace(":", "-") / name))
+        folder._write_config(config, {**facts, **_surroundings()})
         return folder
+
+    def _write_config(self, config: RunConfig, facts: dict[str, Any]) -> None:
+        with atomic_write(self.config_file) as file:
+            file.write(yaml.safe_dump({"settings": to_plain(config), "facts": facts}, sort_keys=False).encode())
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -108,11 +102,30 @@ class RunFolder:
                 return file
         raise UserError(f"The model file {files[0]} is corrupt, and {self.path} has no whole checkpoint to fall back on.")
 
-    def reopen(self, steps: int) -> None:
-        """Turns a finished model into a checkpoint, so that it is not taken for the end of what follows."""
-        if self.model_file.is_file():
+    def reopen(self, config: RunConfig, loaded: Path, steps: int) -> list[str]:
+        """Makes the folder ready to go on: new settings into `config.yaml`, and no finished model in the way.
+
+        Args:
+            config: The settings that hold from now on.
+            loaded: The file the run goes on from.
+            steps: The step it is of.
+
+        Returns:
+            What the person should know, a line each.
+        """
+        facts = load_yaml(self.config_file).get("facts", {})
+        resumed = [*facts.get("resumed", []), {"step": steps, **_surroundings()}]
+        self._write_config(config, {**facts, "resumed": resumed})
+        for part in self.path.rglob(".*.part"):  # what a killed process had begun to write
+            part.unlink(missing_ok=True)
+        if loaded == self.model_file:
             self.checkpoints.mkdir(exist_ok=True)
             self.model_file.replace(self.checkpoint_file(steps))
+        elif self.model_file.is_file():
+            aside = self.model_file.with_name("model.zip.corrupt")
+            self.model_file.replace(aside)
+            return [f"model.zip is corrupt and now called {aside.name}; going on from {loaded.name}."]
+        return []
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes `result.json`."""
@@ -123,20 +136,31 @@ class RunFolder:
         return sorted(p for p in self.checkpoints.glob("step_*.zip") if re.fullmatch(r"step_\d+\.zip", p.name))
 
 
-def _free_name(path: Path) -> Path:
-    """The path, or the path with the first free number behind it."""
+def _make(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        hint = f"go on with --resume {path}, or " if (path / "config.yaml").is_file() else ""
+        raise UserError(f"The folder {path} exists: {hint}choose another --out.") from None
+    except OSError as error:
+        raise UserError(f"Cannot make the run folder {path}: {error.strerror}.") from None
+    return path
+
+
+def _make_numbered(path: Path) -> Path:
+    """Makes the folder, or, where it exists, the folder with the first free number behind its name."""
     number, free = 1, path
     while free.exists():
         number += 1
         free = path.with_name(f"{path.name}-{number}")
-    return free
+    return _make(free)
 
 
 def _is_whole(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
+    except Exception:  # a broken archive can fail in any way: as an unknown compression, a wrong size, an encrypted entry
         return False
 
 

@@ -5,6 +5,7 @@ use `step_tensors`, which builds no dictionary per world. The numpy interface of
 """
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 Obs = Tensor | dict[str, Tensor]
+_KEPT_ENDINGS = 4096  # steps whose finished episodes wait for pop_episodes(), if nobody calls it
 
 
 class Step(NamedTuple):
@@ -73,7 +75,8 @@ class VectorRewardVecEnv(VecEnv):
         super().__init__(num_envs, observation_space, action_space)
         self._episode_return = torch.zeros(num_envs, self.reward_dim, dtype=torch.float64, device=self.device)
         self._episode_length = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
-        self._finished: list[tuple[Tensor, Tensor]] = []
+        self._finished: deque[tuple[Tensor, Tensor]] = deque(maxlen=_KEPT_ENDINGS)
+        self._ended = self._episode_return[:0], self._episode_length[:0]
         self._actions: Tensor | None = None
 
     @abstractmethod
@@ -111,17 +114,18 @@ class VectorRewardVecEnv(VecEnv):
         self._episode_length += 1
         done = step.done
         if done.any():
-            self._finished.append((self._episode_return[done], self._episode_length[done]))
+            self._ended = self._episode_return[done], self._episode_length[done]
+            self._finished.append(self._ended)
             self._episode_return[done] = 0
             self._episode_length[done] = 0
         return step
 
     def pop_episodes(self) -> tuple[Tensor, Tensor]:
         """Returns `[k, m]` and lengths `[k]` of the k episodes that ended since the last call (or reset)."""
-        finished, self._finished = self._finished, []
-        if not finished:
+        if not self._finished:
             return self._episode_return[:0], self._episode_length[:0]
-        returns, lengths = zip(*finished, strict=True)
+        returns, lengths = zip(*self._finished, strict=True)
+        self._finished.clear()
         return torch.cat(returns), torch.cat(lengths)
 
     def infos(self, step: Step) -> list[dict[str, Any]]:
@@ -130,7 +134,7 @@ class VectorRewardVecEnv(VecEnv):
         ended = step.done.nonzero().flatten().tolist()
         if not ended:
             return infos
-        returns, lengths = self._finished[-1]
+        returns, lengths = self._ended
         for row, i in enumerate(ended):
             infos[i] = {
                 "terminal_observation": map_obs(lambda obs, i=i: obs[i].cpu().numpy().copy(), step.final_obs),

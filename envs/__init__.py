@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, is_vecenv_wrapped
 
 from dibs_rl.envs.gym_backend import GymVecEnv
 from dibs_rl.envs.hush import hushed
@@ -103,6 +103,7 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
     if isinstance(env, VectorRewardVecEnv):
         return env
     if isinstance(env, VecEnv):
+        _refuse_scalar_wrappers(env)
         return SB3VecEnvAdapter(BaseAlgorithm._wrap_env(env), device=device)  # images to channels first
     if isinstance(env, str):
         return make(env, num_envs=1, device=device, seed=None)
@@ -117,3 +118,14 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
         "An environment is an id, a Gymnasium environment, a factory or a list of factories, or an SB3 VecEnv; "
         f"found {type(env).__name__}."
     )
+
+
+def _refuse_scalar_wrappers(env: VecEnv) -> None:
+    if not isinstance(env.unwrapped, VectorRewardVecEnv):
+        return
+    for wrapper in (VecMonitor, VecNormalize):
+        if is_vecenv_wrapped(env, wrapper):
+            raise UserError(
+                f"{wrapper.__name__} adds up scalar rewards; leave it out: episode statistics are in the environment, "
+                "and the learner normalises observations, advantages and values itself."
+            )

@@ -50,8 +50,7 @@ class GymVecEnv(VectorRewardVecEnv):
             self._arrays = local_arrays(setup, n)
             self._hosts = [LocalHost(Worlds(factories, setup, range(n), self._arrays))]
         else:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["dibs_rl.envs.workers"])
+            context = _process_context()
             memory = shared_memory(setup, n, context)
             self._arrays = array_views(setup, memory, n)
             self._hosts = [WorkerHost(context, factories, setup, group, memory) for group in self._groups]
@@ -133,3 +132,12 @@ class GymVecEnv(VectorRewardVecEnv):
                 host.send(method, mine, *arguments)
                 answers.update(zip(mine, host.receive(), strict=True))
         return [answers[i] for i in wanted]
+
+
+def _process_context() -> Any:
+    """Fresh processes: forked from a server that has the imports done, where the system can do that."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dibs_rl.envs.workers"])
+    return context

@@ -13,8 +13,11 @@ _COMPILER_TALK = "is deprecated and will be removed"  # MuJoCo 4 on Gymnasium's 
 
 @contextlib.contextmanager
 def hushed(env_id: str) -> Iterator[None]:
-    """For the time an environment is made: no deprecation talk, and a display for pygame where there is none."""
-    if not os.environ.get("DISPLAY"):
+    """No deprecation talk while an environment is made; and, from then on, a stand-in for pygame's screen and sound.
+
+    The stand-in is for Linux without a display only; whoever sets SDL's variables is obeyed.
+    """
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     with warnings.catch_warnings(), _quiet_compiler(env_id):
@@ -25,7 +28,7 @@ def hushed(env_id: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_compiler(env_id: str) -> Iterator[None]:
-    if "mujoco" not in str(gym.spec(env_id).entry_point):
+    if "mujoco" not in str(gym.spec(env_id.rpartition(":")[2]).entry_point):
         yield
         return
     import mujoco

@@ -4,6 +4,7 @@ Scale notes come from reading the sources; `dibs-rl envs` prints them.
 """
 
 import difflib
+import importlib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -120,19 +121,23 @@ def resolve_id(name: str, known: Sequence[str] | None = None) -> str:
     """Finds the id that a name means: itself, or the newest version of a bare name.
 
     Args:
-        name: An id or a bare name, such as `mo-halfcheetah`.
+        name: An id or a bare name, such as `mo-halfcheetah`; as in Gymnasium, `module:id` imports the module first, which
+            registers the id.
         known: Ids to choose from; MO-Gymnasium's, and all that are registered with Gymnasium, if not given.
 
     Raises:
         UserError: If there is no such id; the message has the nearest names.
     """
+    module, colon, name = name.rpartition(":")
+    if module:
+        _import_for_ids(module)
     ids = list(known) if known is not None else _all_ids()
     if name in ids:
-        return name
+        return f"{module}{colon}{name}"
     versions = [env_id for env_id in ids if bare_name(env_id) == name]
     if versions:
-        return max(versions, key=lambda env_id: int(_VERSION.findall(env_id)[0]))
-    names = sorted({*SPECS, *(bare_name(env_id) for env_id in SPECS)})
+        return module + colon + max(versions, key=lambda env_id: int(_VERSION.findall(env_id)[0]))
+    names = sorted({*ids, *(bare_name(env_id) for env_id in ids)})
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "'dibs-rl envs' lists them."
     raise UserError(f"Unknown environment {name!r}; {hint}")
@@ -144,6 +149,13 @@ def objective_names(env_id: str | None, reward_dim: int) -> tuple[str, ...]:
     if spec and len(spec.objectives) == reward_dim:
         return spec.objectives
     return tuple(f"reward_{i}" for i in range(reward_dim))
+
+
+def _import_for_ids(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"Cannot import the module {module!r} of the environment: {error}.") from None
 
 
 def _all_ids() -> list[str]:

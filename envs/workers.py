@@ -1,7 +1,7 @@
 """Where worlds live: in this process, or in a worker process at the end of a pipe. Both answer the same calls."""
 
 import contextlib
-import os
+import pickle
 import signal
 import sys
 import traceback
@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from dibs_rl.envs.worlds import WorldArrays, Worlds, WorldSetup, array_views
+
+_DIED = "A worker process of the environments died; its last words, if any, stand above."
 
 
 class LocalHost:
@@ -53,14 +56,17 @@ class WorkerHost:
 
     def send(self, method: str, *arguments: Any) -> None:
         """Lets the process call a method of its worlds, and does not wait."""
-        self._pipe.send((method, _pickled(arguments)))
+        try:
+            self._pipe.send((method, _pickled(arguments)))
+        except OSError:
+            raise RuntimeError(_DIED) from None
 
     def receive(self) -> Any:
         """Waits for what it returned; raises what it raised."""
         try:
             failed, answer = self._pipe.recv()
         except (EOFError, ConnectionResetError):
-            raise RuntimeError("A worker process of the environments died; see its message above.") from None
+            raise RuntimeError(_DIED) from None
         if failed:
             raise answer
         return answer
@@ -71,14 +77,15 @@ class WorkerHost:
             self._pipe.send(None)
         self._process.join(timeout=5)
         if self._process.is_alive():
-            self._process.terminate()
+            self._process.kill()
         self._pipe.close()
 
 
 def _work(pipe: Any, factories: Any, setup: WorldSetup, rows: Sequence[int], memory: WorldArrays) -> None:
     """Body of a worker process: answers calls until it is told to stop or its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it saves first
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, they are the parent's to handle: it saves first
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
     worlds: Worlds | None = None
     failure: tuple[bool, Exception] | None = None
     try:
@@ -92,7 +99,10 @@ def _work(pipe: Any, factories: Any, setup: WorldSetup, rows: Sequence[int], mem
             break
         if message is None:
             break
-        pipe.send(failure if worlds is None else _answer(worlds, *message))
+        try:
+            pipe.send(failure if worlds is None else _answer(worlds, *message))
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            pipe.send(_told(error))  # an answer that cannot cross to the parent
     if worlds is not None:
         worlds.close()
 

@@ -26,14 +26,15 @@ class PointEnv(gym.Env):
         action: Key of `ACTIONS`.
         scales: What each reward is multiplied by; their number is m.
         length: Steps after which the episode is truncated.
-        poison: Step at which the first reward is NaN, counted over all episodes.
+        poison: Step at which the first reward is `poison_with`, counted over all episodes.
+        poison_with: What no reward should be.
     """
 
-    def __init__(self, obs="box", action="box", scales=(1.0, 1.0), length=20, poison=None):
+    def __init__(self, obs="box", action="box", scales=(1.0, 1.0), length=20, poison=None, poison_with=np.nan):
         self.observation_space, self.action_space = OBSERVATIONS[obs], ACTIONS[action]
         self.scales = np.asarray(scales)
         self.reward_space = spaces.Box(-np.inf, np.inf, (len(scales),))
-        self.length, self.poison = length, poison
+        self.length, self.poison, self.poison_with = length, poison, poison_with
         self.total_steps = 0
 
     def reset(self, *, seed=None, options=None):
@@ -48,7 +49,7 @@ class PointEnv(gym.Env):
         self.total_steps += 1
         rewards = np.array([self.place, -(push**2), -abs(self.place - 1)])[: len(self.scales)] * self.scales
         if self.poison is not None and self.total_steps == self.poison:
-            rewards[0] = np.nan
+            rewards[0] = self.poison_with
         return self._observe(), rewards.astype(np.float32), abs(self.place) > 4, self.t >= self.length, {}
 
     def _observe(self):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from mo_gymnasium.wrappers import LinearReward
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from dibs_rl.envs import GymVecEnv, SB3VecEnvAdapter, as_vector_env, make
 from dibs_rl.errors import UserError
@@ -445,3 +445,10 @@ def test_the_adapter_passes_questions_on():
     assert env.env_is_wrapped(LinearReward) == [True] * 3
     env.env_method("set_weight", np.zeros(4), indices=[2])
     assert [weight.sum() for weight in env.get_attr("w")] == [4, 4, 0]
+
+
+@pytest.mark.parametrize("wrapper", [VecMonitor, VecNormalize])
+def test_wrappers_that_add_up_scalar_rewards_are_refused(wrapper):
+    """They would fail in the middle of a step, with a broadcast error of numpy's."""
+    with pytest.raises(UserError, match=f"{wrapper.__name__} adds up scalar rewards"):
+        as_vector_env(wrapper(make("deep-sea-treasure-v0", num_envs=2)))

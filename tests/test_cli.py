@@ -150,8 +150,7 @@ def test_signal_leaves_a_checkpoint(tmp_path, number, code, workers):
     assert process.returncode == code, said
     assert f"--resume {run}" in said
     assert "Traceback" not in said
-    [checkpoint] = (run / "checkpoints").glob("*.zip")
-    done = int(checkpoint.stem.removeprefix("step_"))
+    done = int(RunFolder(run).newest_model().stem.removeprefix("step_"))
     assert done % 64 == 0
     assert command("train", "--resume", run, "--workers", 0, "--steps", done + 128) == 0
     assert steps_of(run)[-1] == done + 128
@@ -165,7 +164,7 @@ def test_killed_runs_resume(tmp_path):
     arguments = ["train", *QUICK, *keep, "--steps", 10**7, "--out", run]
     for moment in (0.3, 0.05, 0.6):
         process = start(*arguments)
-        newest = max((p.name for p in (run / "checkpoints").glob("step_*.zip")), default="")
+        newest = max((p.name for p in (run / "checkpoints").glob("step_*.zip")), default=f"step_{0:012d}.zip")
         wait_for(lambda newest=newest: any(p.name > newest for p in (run / "checkpoints").glob("step_*.zip")), process)
         time.sleep(moment)
         process.kill()
@@ -194,6 +193,67 @@ def test_nan_reward_ends_with_one_line_and_what_was_learnt(tmp_path, capsys, poi
     assert "'reward_0' is nan in environment 0 at its step 199" in said
     assert said.count("\n") == 1
     assert RunFolder(run).newest_model().name == "step_000000000768.zip"  # 12 rollouts of 16 steps of 4 worlds were sound
+
+
+def test_a_resumed_run_remembers_what_was_changed(tmp_path):
+    """Made longer and stopped again, it goes on to its new end with the command that it prints."""
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 128, "--out", run)
+    command("train", "--resume", run, "--steps", 256)
+    assert RunFolder(run).config().steps == 256
+    assert yaml.safe_load((run / "config.yaml").read_text())["facts"]["resumed"][0]["step"] == 128
+
+
+def test_linear_schedule_never_goes_below_zero(tmp_path):
+    """A last rollout that goes past the end would otherwise climb the loss."""
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 70, "--schedule", "linear", "--out", run)
+    with open(run / "progress.csv", newline="") as file:
+        rates = [float(row["train/learning_rate"]) for row in csv.DictReader(file) if row["train/learning_rate"]]
+    assert rates
+    assert min(rates) >= 0
+    assert RunFolder(run).newest_model() == run / "model.zip"
+
+
+def test_module_prefix_finds_environments_outside_the_registry(tmp_path, monkeypatch):
+    """As in Gymnasium: `module:id` imports the module that registers the id; worker processes find it too."""
+    (tmp_path / "their_worlds.py").write_text(
+        "import gymnasium as gym\nfrom fake_envs import PointEnv\ngym.register('Theirs-v3', PointEnv)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = tmp_path / "run"
+    assert command("train", *QUICK, "--env", "their_worlds:Theirs", "--workers", 2, "--steps", 64, "--out", run) == 0
+    assert RunFolder(run).config().env == "their_worlds:Theirs-v3"
+    assert command("train", "--env", "nowhere_to_be_found:Theirs-v3") == 2
+
+
+def test_full_disk_ends_with_one_line(tmp_path, monkeypatch, capsys):
+    """What was saved before stays whole."""
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 128, "--out", run)
+
+    def full_disk(file_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    capsys.readouterr()
+    assert command("train", "--resume", run, "--steps", 256) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert said.count("\n") == 1
+    assert RunFolder(run).newest_model().is_file()
+
+
+def test_a_corrupt_model_is_put_aside_and_never_over_a_checkpoint(tmp_path, capsys):
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 256, "--checkpoint-every", 64, "--out", run)
+    (run / "model.zip").write_bytes(b"half a fi")
+    good = {path: path.read_bytes() for path in (run / "checkpoints").glob("step_*.zip")}
+    assert command("train", "--resume", run, "--checkpoint-every", 10**6) == 0
+    assert "model.zip is corrupt" in capsys.readouterr().out
+    assert (run / "model.zip.corrupt").is_file()
+    assert all(path.read_bytes() == content for path, content in good.items() if path.is_file())
+    assert RunFolder(run).newest_model() == run / "model.zip"
 
 
 def test_a_broken_checkpoint_is_passed_over(tmp_path):
@@ -227,6 +287,9 @@ def mistakes(tmp_path):
         "unknown combiner": (["train", *QUICK, "--combiner", "dips"], "did you mean dibs"),
         "direction only": (["train", *QUICK, "--combiner", "config"], "bargain_every='minibatch'"),
         "unknown backend": (["train", *QUICK, "--backend", "bath"], "auto, gym"),
+        "rate no number": (["train", "--learning-rate", "inf"], "learning_rate"),
+        "seed too large": (["train", "--seed", str(2**40)], "seed"),
+        "no picture": (["plot", not_a_run, "--out", tmp_path / "x.txt"], "PNG"),
         "preference too long": (["train", *QUICK, "--preference", "1,2,3"], "treasure, time"),
         "preference zero": (["train", *QUICK, "--preference", "0,1"], "positive"),
         "preference negative": (["train", *QUICK, "--preference", "1,-1"], "positive"),
@@ -272,6 +335,8 @@ def test_corrupt_model_file(tmp_path, capsys):
     run = tmp_path / "run"
     command("train", *QUICK, "--steps", 64, "--out", run)
     (run / "model.zip").write_bytes(b"no zip")
+    for checkpoint in (run / "checkpoints").iterdir():
+        checkpoint.write_bytes(b"no zip either")
     capsys.readouterr()
     assert command("evaluate", run) == 2
     assert "corrupt" in capsys.readouterr().err

@@ -37,7 +37,7 @@ class ScalarPoint(gym.RewardWrapper):
     [
         # One world: our order of the samples and SB3's agree, so minibatches can be compared.
         (1, {"n_steps": 64, "batch_size": 16, "normalize_advantage": False}),
-        # One minibatch: normalising the rollout's advantages and the minibatch's is the same.
+        (1, {"n_steps": 64, "batch_size": 16, "normalize_advantage": True}),
         (4, {"n_steps": 32, "batch_size": 128, "normalize_advantage": True}),
     ],
 )
@@ -186,11 +186,35 @@ def test_log_has_every_diagnostic_by_name():
     assert sum(record[f"train/share/{name}"] for name in model.objectives) == pytest.approx(1)
 
 
-def test_nan_reward_names_objective_world_and_step():
-    envs = [*point_envs(2), lambda: PointEnv(poison=21)]
+@pytest.mark.parametrize("every", ["epoch", "minibatch"])
+def test_share_is_logged_however_often_gradients_are_combined(every):
+    model = DiBSPPO("MlpPolicy", point_envs(), bargain_every=every, preference=[1.0, 3.0], **SMALL).learn(64)
+    record = model.logger.name_to_value
+    assert record["train/share/reward_1"] > record["train/share/reward_0"] > 0
+
+
+def test_a_diverged_policy_is_an_error_and_not_a_model():
+    model = DiBSPPO("MlpPolicy", point_envs(), **{**SMALL, "learning_rate": 1e30})
+    with pytest.raises(NonFiniteError, match=r"diverged|not finite"):
+        model.learn(640)
+
+
+def test_nan_observation_names_the_world():
+    class Lost(PointEnv):
+        def _observe(self):
+            return super()._observe() * (np.nan if self.total_steps >= 5 else 1.0)
+
+    model = DiBSPPO("MlpPolicy", [*point_envs(1), Lost], **SMALL)
+    with pytest.raises(NonFiniteError, match="observation of environment 1 is not finite before its step 5"):
+        model.learn(64)
+
+
+@pytest.mark.parametrize(("poison", "said"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
+def test_reward_that_is_no_number_names_objective_world_and_step(poison, said):
+    envs = [*point_envs(2), lambda: PointEnv(poison=21, poison_with=poison)]
     model = DiBSPPO("MlpPolicy", envs, **SMALL)
     before = policy_state(model)
-    with pytest.raises(NonFiniteError, match=r"'reward_0' is nan in environment 2 at its step 20"):
+    with pytest.raises(NonFiniteError, match=f"'reward_0' is {said} in environment 2 at its step 20"):
         model.learn(16 * 3 * 2)
     assert not torch.equal(before["action_net.weight"], model.policy.action_net.weight)  # the first rollout was sound
     assert all(torch.isfinite(value).all() for value in policy_state(model).values())
@@ -225,4 +249,4 @@ def test_a_policy_class_with_one_head_is_refused():
 
 def test_kl_limit_ends_the_update():
     model = DiBSPPO("MlpPolicy", point_envs(), target_kl=1e-12, **SMALL).learn(64)
-    assert model._n_updates == 0
+    assert model._n_updates == 1  # an epoch that was cut short counts, as in SB3

@@ -40,17 +40,17 @@ class EvaluateConfig:
 def run(arguments: list[str]) -> int:
     """Evaluates a run; returns the exit code."""
     flags = parse(EvaluateConfig, arguments, "evaluate")
-    if flags.episodes < 1:
-        raise UserError(f"There must be at least one episode; found --episodes {flags.episodes}.")
+    if flags.episodes < 1 or (flags.seed or 0) < 0:
+        raise UserError(f"At least one episode and a seed of 0 or more; found {flags.episodes} and {flags.seed}.")
     folder = RunFolder.open(flags.run)
     config = folder.config()
     file = folder.newest_model()
     if file != folder.model_file:
         print_line(f"The run has not finished; evaluating its newest checkpoint, {file.name}.")
-    probe = make_env(config, 1, 0)
-    device = choose_device(flags.device, probe.observation_space)
-    probe.close()
-    model = load_model(config, file, None, device)
+    model = load_model(config, file, None, "cpu")
+    device = choose_device(flags.device, model.observation_space)
+    if device != "cpu":
+        model = load_model(config, file, None, device)
     evaluate_and_print(config, folder, model, flags.episodes, seed=flags.seed, deterministic=not flags.stochastic)
     return 0
 

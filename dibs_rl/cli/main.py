@@ -1,5 +1,6 @@
 """Finds the command, and ends it with one line and exit code 2 for anything that is the user's to mend."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(dispatch(arguments))
     except UserError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _fail(f"Cannot write {error.filename or 'a file'}: {error.strerror}; what was saved before is whole.")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -1,13 +1,12 @@
 """From a configuration to a learner: what `train` and `evaluate` both need."""
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from dibs_rl.agents import DiBSPPO
@@ -35,14 +34,18 @@ def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> Vect
     """
     weights = preference_vector(parse_preference(config.preference), env.objectives)
     combiner = make_combiner(config.combiner, preference=weights, objectives=env.objectives, steps=config.bargaining_steps)
+    rate = LinearSchedule(config.learning_rate, 0.0, 1.0) if config.schedule == "linear" else config.learning_rate
+    samples = config.n_steps * config.num_envs
+    if samples < 2:
+        raise UserError(f"A rollout has at least 2 samples (n_steps times num_envs); found {samples}.")
     return _LEARNERS[config.algo](
         policy_name(env.observation_space),
         env,
         combiner=combiner,
         bargain_every=config.bargain_every,
-        learning_rate=Linear(config.learning_rate) if config.schedule == "linear" else config.learning_rate,
+        learning_rate=rate,
         n_steps=config.n_steps,
-        batch_size=min(config.batch_size, config.n_steps * config.num_envs),
+        batch_size=min(config.batch_size, samples),
         n_epochs=config.n_epochs,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
@@ -66,7 +69,7 @@ def load_model(config: RunConfig, file: Path, env: VectorRewardVecEnv | None, de
         return _LEARNERS[config.algo].load(file, env=env, device=device)
     except UserError:
         raise
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError, OSError) as error:
+    except Exception as error:  # whatever goes wrong in reading it, the file is not a model
         raise UserError(f"The model file {file} is corrupt: {type(error).__name__}: {error}") from None
 
 
@@ -97,17 +100,6 @@ def choose_device(wanted: str, space: spaces.Space) -> str:
             "use --device cpu, or install a CUDA build of torch."
         )
     return wanted
-
-
-class Linear:
-    """A learning rate that goes linearly to 0."""
-
-    def __init__(self, start: float) -> None:
-        self.start = start
-
-    def __call__(self, progress_remaining: float) -> float:
-        """The rate when this share of the run is left."""
-        return self.start * progress_remaining
 
 
 def _policy_kwargs(config: PPOConfig) -> dict[str, Any]:

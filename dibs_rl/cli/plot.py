@@ -32,6 +32,9 @@ def run(arguments: list[str]) -> int:
     if not flags.runs:
         raise UserError("Name at least one run folder.")
     out = flags.out or flags.runs[0] / "curves.png"
+    if out.suffix != ".png":
+        raise UserError(f"The picture is a PNG file: --out must end in .png; found {out}.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     draw_curves([RunFolder.open(path) for path in flags.runs], out)
     print_line(f"Picture: {out}")
     return 0

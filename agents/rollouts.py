@@ -1,0 +1,164 @@
+"""The one rollout loop that all on-policy learners share: act, step, store, then ask the critic once."""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor
+
+from dibs_rl.agents.persistence import Persistent
+from dibs_rl.agents.policies import VectorCritic
+from dibs_rl.buffers import VectorRolloutBuffer, chunks
+from dibs_rl.envs import as_vector_env
+from dibs_rl.errors import NonFiniteError, UserError
+from dibs_rl.returns import generalized_advantages
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
+
+
+class VectorRollouts(Persistent, OnPolicyAlgorithm):
+    """Mixin: collects rollouts of vector-reward environments, and logs every objective's return by name."""
+
+    policy: VectorCritic
+    env: VectorRewardVecEnv
+    rollout_buffer: VectorRolloutBuffer  # type: ignore[assignment]
+    objectives: tuple[str, ...]
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VectorRewardVecEnv:
+        return as_vector_env(env)
+
+    def _check_objectives(self, env: VectorRewardVecEnv) -> None:
+        if env.objectives != self.objectives:
+            raise UserError(
+                f"The model was made for the objectives {', '.join(self.objectives)}; "
+                f"the environment has {', '.join(env.objectives)}."
+            )
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Sets the environment, as SB3 does; its objectives must be those of the model."""
+        env = as_vector_env(env)
+        self._check_objectives(env)
+        super().set_env(env, force_reset)
+
+    def collect_rollouts(  # type: ignore[override]
+        self,
+        env: VectorRewardVecEnv,
+        callback: BaseCallback,
+        rollout_buffer: VectorRolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """Fills the buffer with `n_rollout_steps` steps of every world; False if a callback stopped it."""
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        obs = self._to_device(self._last_obs)
+        callback.on_rollout_start()
+        for t in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            actions, log_probs = self._act(obs, rollout_buffer)
+            rollout_buffer.add_decision(obs, actions, log_probs)
+            step = env.step_tensors(self._inside_action_space(actions))
+            rollout_buffer.add_outcome(step)
+            self.num_timesteps += env.num_envs
+            rewards, dones, infos = step.reward, step.done.cpu().numpy(), env.infos(step)
+            if dones.any():
+                self._update_info_buffer(infos, dones)
+            callback.update_locals(locals())
+            obs = self._to_device(step.obs)
+            if not callback.on_step():
+                self._last_obs = map_obs(torch.clone, obs)  # a step's tensors are only lent
+                return False
+        self._last_obs = map_obs(torch.clone, obs)
+        self._check_rewards(rollout_buffer)
+        self._compute_advantages(rollout_buffer, obs)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    @torch.no_grad()
+    def _act(self, obs: Obs, buffer: VectorRolloutBuffer) -> tuple[Tensor, Tensor]:
+        """Actions and log probabilities; where the policy cannot act, says which number was not finite."""
+        try:
+            return self.policy.act(obs)
+        except ValueError as error:  # torch's distributions refuse NaN parameters
+            self._check_rewards(buffer)
+            step = self.num_timesteps // buffer.n_envs
+            for part in obs.values() if isinstance(obs, dict) else [obs]:
+                bad = (~torch.isfinite(part)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+                if bad:
+                    raise NonFiniteError(
+                        f"The observation of environment {bad[0]} is not finite before its step {step}; mend the environment."
+                    ) from error
+            raise
+
+    def _to_device(self, obs: Any) -> Obs:
+        return map_obs(lambda part: torch.as_tensor(part, device=self.device), obs)
+
+    def _inside_action_space(self, actions: Tensor) -> Tensor:
+        """What the worlds are given for what the policy sampled."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        low, high = (torch.as_tensor(edge, device=actions.device) for edge in (self.action_space.low, self.action_space.high))
+        if self.policy.squash_output:
+            return low + 0.5 * (actions + 1.0) * (high - low)
+        return actions.clamp(low, high)
+
+    def _check_rewards(self, buffer: VectorRolloutBuffer) -> None:
+        rewards = buffer.rewards[: buffer.pos]
+        if torch.isfinite(rewards).all():
+            return
+        t, world, i = (~torch.isfinite(rewards)).nonzero()[0].tolist()
+        step = self.num_timesteps // buffer.n_envs - buffer.pos + t
+        raise NonFiniteError(
+            f"The reward {self.objectives[i]!r} is {buffer.rewards[t, world, i].item()} in environment {world} at its step "
+            f"{step}: rewards must be finite; mend the environment."
+        )
+
+    @torch.no_grad()
+    def _compute_advantages(self, buffer: VectorRolloutBuffer, last_obs: Obs) -> None:
+        """Asks the critic once about the whole rollout, then GAE for all objectives."""
+        values = self._values(buffer.flat(buffer.obs)).view(buffer.rewards.shape)
+        truncated_obs = buffer.truncated_obs()
+        truncated_values = None if truncated_obs is None else self._values(self._to_device(truncated_obs))
+        next_values = buffer.next_values(values, self._values(last_obs), truncated_values)
+        buffer.advantages = generalized_advantages(
+            buffer.rewards,
+            values,
+            next_values,
+            buffer.terminated,
+            buffer.terminated | buffer.truncated,
+            buffer.gamma,
+            buffer.gae_lambda,
+        )
+        if not torch.isfinite(buffer.advantages).all():
+            bad = (~torch.isfinite(buffer.advantages)).flatten(0, 1).any(dim=0).tolist()
+            names = ", ".join(name for name, is_bad in zip(self.objectives, bad, strict=True) if is_bad)
+            raise NonFiniteError(f"The advantages of {names} are not finite after {self.num_timesteps} steps.")
+        buffer.value_targets = buffer.advantages + values
+
+    def _values(self, obs: Obs) -> Tensor:
+        return torch.cat([self.policy.predict_values(part) for part in chunks(obs)])
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Writes the log: mean return of the last episodes for each objective, lengths and speed."""
+        if self.ep_info_buffer:
+            returns = np.stack([episode["r"] for episode in self.ep_info_buffer]).mean(axis=0)
+            for name, value in zip(self.objectives, returns.tolist(), strict=True):
+                self.logger.record(f"rollout/return/{name}", value)
+            self.logger.record("rollout/ep_len_mean", np.mean([episode["l"] for episode in self.ep_info_buffer]))
+        if self.ep_success_buffer:
+            self.logger.record("rollout/success_rate", np.mean(self.ep_success_buffer))
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        if iteration:
+            self.logger.record("time/iterations", iteration, exclude="tensorboard")
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/time_elapsed", elapsed, exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)

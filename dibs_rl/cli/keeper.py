@@ -1,0 +1,88 @@
+"""Keeps what a run has learnt: checkpoints between updates, and an orderly end when a signal comes."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from dibs_rl.cli.progress import TrainingDisplay
+from dibs_rl.run_folder import RunFolder
+
+
+class Keeper(BaseCallback):
+    """Saves checkpoints between updates, shows progress, and stops learning when a signal has come.
+
+    Args:
+        folder: The run's.
+        display: What the person sees.
+        every: Environment steps between checkpoints.
+
+    Attributes:
+        stopped_by: Number of the signal that came; 0 for none.
+    """
+
+    def __init__(self, folder: RunFolder, display: TrainingDisplay, every: int) -> None:
+        super().__init__()
+        self.stopped_by = 0
+        self._folder, self._display, self._every = folder, display, every
+        self._learnt_steps = 0  # steps of the rollouts that have been learnt from
+        self._saved_at = -1
+        self._in_rollout = False
+
+    def _on_training_start(self) -> None:
+        self._learnt_steps = self.model.num_timesteps
+        if not self._folder.checkpoint_file(self._learnt_steps).is_file():
+            self.save()  # so that a run that is killed early can go on too
+
+    def _on_rollout_start(self) -> None:
+        self._in_rollout = True
+        self._learnt_steps = self.model.num_timesteps
+        if self._learnt_steps - self._saved_at >= self._every:
+            self.save()
+        self._show()
+
+    def _on_step(self) -> bool:
+        return not self.stopped_by
+
+    def _on_rollout_end(self) -> None:
+        self._in_rollout = False
+
+    def _on_training_end(self) -> None:
+        if not self._in_rollout:
+            self._learnt_steps = self.model.num_timesteps
+            self._show()
+
+    def _show(self) -> None:
+        episodes = self.model.ep_info_buffer
+        returns = np.mean([episode["r"] for episode in episodes], axis=0).tolist() if episodes else None
+        self._display.update(self._learnt_steps, returns)
+
+    def save_what_is_learnt(self) -> None:
+        """Saves after something went wrong, unless that was in the middle of an update."""
+        if self._in_rollout and self._learnt_steps > self._saved_at:
+            self.save()
+
+    def save(self) -> None:
+        """Saves a checkpoint; steps of a rollout that was cut short are not counted."""
+        self.model.num_timesteps = self._saved_at = self._learnt_steps
+        self.model.save(self._folder.checkpoint_file(self._learnt_steps))
+        self._folder.drop_old_checkpoints()
+
+    @contextmanager
+    def obeying_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a checkpoint and the end; a second one ends at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            if self.stopped_by:
+                raise SystemExit(128 + number)
+            self.stopped_by = number
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
