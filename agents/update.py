@@ -58,7 +58,7 @@ class CombinedUpdate(VectorRollouts):
             batch = take(rollout, part)
             if weights is None and self.normalize_advantage:
                 batch = batch._replace(advantages=normalise_columns(batch.advantages))
-            log_prob, entropy = self.policy.log_prob_and_entropy(batch.obs, batch.actions)
+            log_prob, entropy = self._judge(batch)
             log_ratio = log_prob - batch.log_probs
             if not self._may_go_on(log_ratio.detach(), batch, log):
                 return False
@@ -67,8 +67,17 @@ class CombinedUpdate(VectorRollouts):
             self._step_critic(batch, log)
         return True
 
+    def _judge(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+        """Log probabilities and entropies of the batch's actions, `[b]` each."""
+        try:
+            return self.policy.log_prob_and_entropy(batch.obs, batch.actions)
+        except ValueError:  # torch's distributions refuse parameters that are not finite
+            self._check_parameters()
+            raise
+
     def _check_parameters(self) -> None:
-        if not all(torch.isfinite(parameter).all() for parameter in self.policy.parameters()):
+        std = self.policy.log_std.exp() if hasattr(self.policy, "log_std") else torch.ones(())
+        if not all(torch.isfinite(part).all() for part in (std, *self.policy.parameters())):
             raise NonFiniteError(f"Training has diverged: a parameter is not finite after {self.num_timesteps} steps.")
 
     def _policy_advantages(self) -> Tensor:
@@ -99,7 +108,7 @@ class CombinedUpdate(VectorRollouts):
         jacobian: Tensor | None = None
         for part in slices(rollout.obs):
             batch = take(rollout, part)
-            log_prob, _ = self.policy.log_prob_and_entropy(batch.obs, batch.actions)
+            log_prob, _ = self._judge(batch)
             losses = self._policy_losses(log_prob - batch.log_probs, batch)
             share = len(batch.log_probs) / len(rollout.log_probs)
             rows = objective_jacobian(losses * share, parameters)

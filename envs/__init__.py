@@ -83,6 +83,7 @@ def factory_of(env_id: str, **kwargs: Any) -> EnvFactory:
     def factory() -> gym.Env:
         import mo_gymnasium  # registers its ids, in worker processes too
 
+        resolve_id(env_id)  # a worker process has not imported the module of `module:id` yet
         with hushed(env_id):
             return mo_gymnasium.make(env_id, **arguments)
 
