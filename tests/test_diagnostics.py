@@ -135,7 +135,7 @@ def test_bargain_by_hand() -> None:
     """Rows of length 2 and 10 at a right angle, weights 3 / 2 and 1 / 10: shares 3 : 1, direction (3, 1)."""
     jacobian, weights = torch.tensor([[2.0, 0.0], [0.0, 10.0]]), torch.tensor([1.5, 0.1])
     bargain = describe_bargain(jacobian, weights @ jacobian, weights)
-    assert_close(bargain.cosine, torch.eye(2))
+    assert_close(bargain.cosine, torch.eye(2, dtype=torch.float64))
     assert_close(bargain.norms, torch.tensor([2.0, 10.0]))
     assert_close(bargain.toward, torch.tensor([3.0, 1.0]) / math.sqrt(10))
     assert_close(bargain.share, torch.tensor([0.75, 0.25]))
@@ -182,7 +182,7 @@ def bargain_of(cosine: float, norms: list[float]) -> Bargain:
 
 
 def test_summary_by_hand() -> None:
-    """Cosines 0.5 and -0.5: on average 0, so the residual of the mean is that of a right angle; half of them conflict."""
+    """Cosines 0.5 and -0.5: half of them conflict; the residual of two units is sqrt((1 + cosine) / 2)."""
     record = summarise([bargain_of(0.5, [1.0, 10.0]), bargain_of(-0.5, [3.0, 20.0])], ["speed", "energy"])
     assert record == pytest.approx(
         {
@@ -194,7 +194,7 @@ def test_summary_by_hand() -> None:
             "cosine_to_step/energy": 0.7,
             "least_cosine": 0.0,
             "conflict_fraction": 0.5,
-            "stationarity_residual": math.sqrt(0.5),
+            "stationarity_residual": (math.sqrt(0.75) + 0.5) / 2,
             "stationarity_noise_floor": math.sqrt(0.5),
         }
     )
