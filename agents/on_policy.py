@@ -48,6 +48,8 @@ class VectorOnPolicy(CombinedUpdate):
         self.bargain_every = bargain_every
         if kwargs.get("rollout_buffer_class") is not None:
             raise UserError("rollout_buffer_class cannot be changed: SB3's buffers hold scalar rewards.")
+        if kwargs.get("clip_range_vf") is not None:
+            raise UserError("clip_range_vf clips values in a reward's units, which breaks invariance to scale: leave it out.")
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:

@@ -1,19 +1,15 @@
 """Proximal policy optimisation with one gradient per reward."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.ppo import PPO
 from torch import Tensor
-from torchjd.aggregation import Aggregator
 
-from dibs_rl.agents.on_policy import DEFAULT_EVERY, VectorOnPolicy
-from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, VectorCritic
-from dibs_rl.agents.update import Every
+from dibs_rl.agents.on_policy import VectorOnPolicy
+from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from dibs_rl.buffers import Minibatch
-from dibs_rl.errors import UserError
 from dibs_rl.losses import approximate_kl, clip_fractions, ppo_policy_losses
 
 
@@ -47,20 +43,6 @@ class DiBSPPO(VectorOnPolicy, PPO):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
-
-    def __init__(
-        self,
-        policy: str | type[VectorCritic],
-        env: Any,
-        *,
-        combiner: str | Aggregator = "dibs",
-        preference: Sequence[float] | Mapping[str, float] | None = None,
-        bargain_every: Every = DEFAULT_EVERY,
-        **kwargs: Any,
-    ) -> None:
-        if kwargs.get("clip_range_vf") is not None:
-            raise UserError("clip_range_vf clips values in a reward's units, which breaks invariance to scale: leave it out.")
-        super().__init__(policy, env, combiner=combiner, preference=preference, bargain_every=bargain_every, **kwargs)
 
     def _policy_losses(self, log_ratio: Tensor, batch: Minibatch) -> Tensor:
         return ppo_policy_losses(log_ratio, batch.advantages, self._clip_range_now)

@@ -1,6 +1,7 @@
 """DiBS-PPO: parity with SB3 at m = 1, invariance, reproducibility, spaces, errors."""
 
 import gymnasium as gym
+import mo_gymnasium
 import numpy as np
 import pytest
 import torch
@@ -79,6 +80,24 @@ def test_powers_of_two_change_no_bit(every, combiner, exponents):
         if name in ("value_net.mean", "value_net.std"):
             value = value * torch.tensor([2.0**k for k in exponents], dtype=torch.float64)
         assert torch.equal(value, scaled.policy.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("env_id", ["mo-hopper-v5", "minecart-deterministic-v0"])
+def test_powers_of_two_change_no_bit_on_mo_gymnasium(env_id):
+    """With terminations, a sparse reward and an objective that is scaled down: three updates, a million up and down."""
+
+    class Scaled(gym.RewardWrapper):
+        def reward(self, reward):
+            return np.asarray(reward) * np.float32([2.0**20, 2.0**-20, 1.0])
+
+    def trained(wrap):
+        envs = [lambda: wrap(mo_gymnasium.make(env_id)) for _ in range(4)]
+        settings = {**SMALL, "n_steps": 64, "batch_size": 64}
+        return DiBSPPO("MlpPolicy", envs, **settings).learn(3 * 64 * 4)
+
+    plain, scaled = trained(lambda env: env), trained(Scaled)
+    for name, parameter in plain.policy.named_parameters():
+        assert torch.equal(parameter, scaled.policy.get_parameter(name)), name
 
 
 def test_weighted_sum_is_not_invariant():
