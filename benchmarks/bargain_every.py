@@ -43,27 +43,35 @@ def train(env: str, every: str, seed: int) -> None:
 
 
 def table(env: str) -> list[str]:
-    """Markdown rows for one environment: a seed's mean returns, and their mean over the seeds."""
+    """Markdown rows for one environment: a seed's mean returns, and their mean over the seeds; "-" for a missing run."""
     rows = []
     for every in SETTINGS:
-        found = [json.loads((folder(env, every, seed) / "result.json").read_text()) for seed in SEEDS]
-        returns = np.array([[numbers["mean"] for numbers in result["returns"].values()] for result in found])
-        cells = [_cell(row) for row in [*returns, returns.mean(axis=0)]]
+        found = [_returns(folder(env, every, seed)) for seed in SEEDS]
+        done = [returns for returns in found if returns is not None]
+        cells = [_cell(returns) for returns in [*found, np.mean(done, axis=0) if done else None]]
         rows.append(f"| {env} | {every} | {' | '.join(cells)} |")
-    names = ", ".join(found[0]["returns"])
-    return [f"| {env}: {names} | |{' |' * (len(SEEDS) + 1)}", *rows]
+    return rows
 
 
-def _cell(returns: np.ndarray) -> str:
-    return "(" + ", ".join(f"{value:.0f}" for value in returns) + ")"
+def _returns(run: Path) -> np.ndarray | None:
+    file = run / "result.json"
+    if not file.is_file():
+        return None
+    return np.array([numbers["mean"] for numbers in json.loads(file.read_text())["returns"].values()])
+
+
+def _cell(returns: np.ndarray | None) -> str:
+    return "-" if returns is None else "(" + ", ".join(f"{value:.0f}" for value in returns) + ")"
 
 
 def main() -> None:
     """Trains what is missing and prints the table."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="print the table of what is there, and train nothing")
     jobs = list(product(ENVS, SETTINGS, SEEDS))
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(lambda job: train(*job), sorted(jobs, key=lambda job: job[2])))
+    if not parser.parse_args().table:
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(lambda job: train(*job), sorted(jobs, key=lambda job: job[2])))
     seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
     print(f"| environment | combined once a | {seeds} | mean |")
     print("|---|---|" + "---|" * (len(SEEDS) + 1))

@@ -43,7 +43,7 @@ class RunConfig:
     bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
     """How often the gradients are combined anew."""
     steps: Count = 1_000_000
-    """Environment steps in all."""
+    """Environment steps in all, rounded up to whole rollouts (num-envs times n-steps)."""
     seed: Seed = 0
     """Seed of everything that is random; world i is seeded with seed + i."""
     num_envs: Count = 64

@@ -207,9 +207,8 @@ def _has_wrapper(env: gym.Env, wrapper: type[gym.Wrapper]) -> bool:
 
 
 def _declared_reward_dim(env: gym.Env) -> int | None:
-    if not env.has_wrapper_attr("reward_space"):
-        return None
-    shape = env.get_wrapper_attr("reward_space").shape
+    space = env.get_wrapper_attr("reward_space") if env.has_wrapper_attr("reward_space") else None
+    shape = getattr(space, "shape", None)
     return int(shape[0]) if shape else None
 
 

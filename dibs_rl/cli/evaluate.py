@@ -88,7 +88,8 @@ def evaluate_and_print(
             "combiner": config.combiner,
             "backend": env.backend,
             "steps": model.num_timesteps,
-            "seed": seed,
+            "seed": config.seed,
+            "eval_seed": seed,
             "deterministic": deterministic,
             **found,
         }

@@ -52,8 +52,9 @@ def _one_line(box: str, command: str) -> str:
     words = re.sub(r"[╭╮╰╯│─]+", " ", box).split()
     text = " ".join(words)
     text = re.sub(r"^(Parsing error|Unrecognized options|Required options|Invalid choice)\s*", "", text)
+    text = text.replace("Value error Error parsing", "Cannot read")
     text = re.sub(r"(For full helptext,|Argument helptext:).*$", "", text).strip()
-    return f"{text} 'dibs-rl {command} --help' lists the flags." if text else f"Bad flags for {command}."
+    return f"{text.rstrip('.')}. 'dibs-rl {command} --help' lists the flags." if text else f"Bad flags for {command}."
 
 
 def print_line(text: str) -> None:

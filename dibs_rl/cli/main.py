@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `dibs-rl`; exits with 0, with 2 where the user can mend something, or with 130 or 143 after a signal."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # `--env module:id` finds a module that lies here, as `python -m` would
     try:
         sys.exit(dispatch(arguments))
     except UserError as error:
@@ -28,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         _fail(f"Cannot write {error.filename or 'a file'}: {error.strerror}; what was saved before is whole.")
     except KeyboardInterrupt:
+        sys.stderr.write("\ndibs-rl: stopped\n")
         sys.exit(130)
 
 

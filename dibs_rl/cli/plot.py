@@ -34,7 +34,6 @@ def run(arguments: list[str]) -> int:
     out = flags.out or flags.runs[0] / "curves.png"
     if out.suffix != ".png":
         raise UserError(f"The picture is a PNG file: --out must end in .png; found {out}.")
-    out.parent.mkdir(parents=True, exist_ok=True)
     draw_curves([RunFolder.open(path) for path in flags.runs], out)
     print_line(f"Picture: {out}")
     return 0
@@ -44,12 +43,12 @@ def draw_curves(folders: list[RunFolder], out: Path) -> None:
     """Draws the mean training returns of runs on one environment's objectives.
 
     Raises:
-        UserError: If a run has logged no episode yet, or the runs' objectives differ.
+        UserError: If no run has logged an episode yet, or the runs' objectives differ.
     """
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    curves = {folder.path: _curves(folder) for folder in folders}
+    curves = _drawable(folders)
     names = list(next(iter(curves.values())))
     if any(list(curve) != names for curve in curves.values()):
         raise UserError("These runs have different objectives; plot them apart.")
@@ -65,17 +64,27 @@ def draw_curves(folders: list[RunFolder], out: Path) -> None:
     for axis in list(axes.flat)[len(names) :]:
         axis.set_visible(False)
     figure.suptitle(f"{folders[0].config().env}: mean return of the last 100 training episodes")
-    if len(folders) > 1:
+    if len(curves) > 1:
         axes.flat[0].legend(fontsize="small")
+    out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     plt.close(figure)
+
+
+def _drawable(folders: list[RunFolder]) -> dict[Path, dict[str, tuple[list[float], list[float]]]]:
+    """The runs' curves; says which runs have none yet."""
+    curves = {folder.path: curve for folder in folders if (curve := _curves(folder))}
+    for folder in folders:
+        if folder.path not in curves:
+            print_line(f"{folder.path} has no finished episode in its progress.csv yet; left out.")
+    if not curves:
+        raise UserError("No run to draw: none has finished an episode yet.")
+    return curves
 
 
 def _curves(folder: RunFolder) -> dict[str, tuple[list[float], list[float]]]:
     rows = read_progress(folder.progress_file) if folder.progress_file.is_file() else []
     names = [key.removeprefix(_PREFIX) for key in (rows[0] if rows else {}) if key.startswith(_PREFIX)]
-    if not names:
-        raise UserError(f"{folder.path} has no finished episode in its progress.csv yet.")
     order = folder.objectives()
     found = {}
     for name in sorted(names, key=order.index):
