@@ -11,6 +11,7 @@ from dibs_rl.envs import SPECS, make
 
 def installed(env_id):
     spec = SPECS[env_id]
+    # Only what cannot be installed beside the rest is passed over, and says so: mo-supermario needs NumPy 1.
     return pytest.param(env_id, marks=() if spec.installed else pytest.mark.skip(reason=f"{spec.needs}: {spec.install}"))
 
 
