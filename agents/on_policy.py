@@ -86,7 +86,7 @@ class VectorOnPolicy(CombinedUpdate):
         return combiner
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_scalarise", "_aggregator", "_last_obs"]
+        return [*super()._excluded_save_params(), "_scalarise", "_aggregator", "_last_obs", "_action_bounds"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

@@ -45,8 +45,13 @@ class RunningNorm(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Normalises observations `[b, *shape]`. An entry that never varied is only centred."""
-        std = torch.where(self.variance > 0, self.variance, torch.ones_like(self.variance)).sqrt()
-        return ((obs - self.mean.to(obs.dtype)) / std.to(obs.dtype)).clamp(-self.limit, self.limit)
+        return self.frozen(obs.dtype)(obs)
+
+    def frozen(self, dtype: torch.dtype = torch.float32) -> Callable[[Tensor], Tensor]:
+        """The normalisation by the moments as they stand, made ready for observations of a dtype."""
+        std = torch.where(self.variance > 0, self.variance, torch.ones_like(self.variance)).sqrt().to(dtype)
+        mean, limit = self.mean.to(dtype), self.limit
+        return lambda obs: (obs - mean).div_(std).clamp_(-limit, limit)
 
     @torch.no_grad()
     def absorb(self, obs: Tensor) -> None:
@@ -78,6 +83,12 @@ class ObsNorm(nn.Module):
                 if isinstance(part, spaces.Box) and not is_image_space(part)
             }
         )
+
+    @property
+    def of_vector(self) -> RunningNorm | None:
+        """The statistics of an observation that is one vector of numbers; None for any other."""
+        norm = dict(self.parts.items()).get("obs_")
+        return norm if isinstance(norm, RunningNorm) else None
 
     def forward(self, obs: Obs) -> Obs:
         """Normalises preprocessed observations."""
@@ -160,7 +171,10 @@ class VectorCritic(ActorCriticPolicy):
         self.value_optimizer = self._make_optimizer(self.value_parameters(), lr_schedule)
 
     def _make_optimizer(self, parameters: list[nn.Parameter], lr_schedule: Schedule) -> torch.optim.Optimizer:
-        return self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        kwargs = dict(self.optimizer_kwargs)
+        if self.optimizer_class is torch.optim.Adam and not kwargs.keys() & {"fused", "foreach", "amsgrad", "capturable"}:
+            kwargs["fused"] = True  # one call for all parameters, a tenth of the time on small networks
+        return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
 
     def value_parameters(self) -> list[nn.Parameter]:
         """Parameters of the critic."""

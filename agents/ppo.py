@@ -2,15 +2,15 @@
 
 from typing import ClassVar
 
-import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.ppo import PPO
 from torch import Tensor
 
 from dibs_rl.agents.on_policy import VectorOnPolicy
 from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from dibs_rl.agents.update import Log
 from dibs_rl.buffers import Minibatch
-from dibs_rl.losses import approximate_kl, clip_fractions, ppo_policy_losses
+from dibs_rl.losses import PolicyLosses, approximate_kl, ppo_policy_losses
 
 
 class DiBSPPO(VectorOnPolicy, PPO):
@@ -44,18 +44,16 @@ class DiBSPPO(VectorOnPolicy, PPO):
         "MultiInputPolicy": MultiInputPolicy,
     }
 
-    def _policy_losses(self, log_ratio: Tensor, batch: Minibatch) -> Tensor:
+    def _policy_losses(self, log_ratio: Tensor, batch: Minibatch) -> PolicyLosses:
         return ppo_policy_losses(log_ratio, batch.advantages, self._clip_range_now)
 
     @property
     def _clip_range_now(self) -> float:
         return self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
 
-    @torch.no_grad()
-    def _may_go_on(self, log_ratio: Tensor, batch: Minibatch, log: dict[str, list]) -> bool:
+    def _may_go_on(self, log_ratio: Tensor, log: Log) -> bool:
         kl = approximate_kl(log_ratio)
         log["approx_kl"].append(kl)
-        log["clip_fraction"].append(clip_fractions(log_ratio, batch.advantages, self._clip_range_now))
         return self.target_kl is None or kl.item() <= 1.5 * self.target_kl
 
     def train(self) -> None:

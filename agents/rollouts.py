@@ -11,13 +11,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
+from dibs_rl.agents.engines import Engine, engine_of
 from dibs_rl.agents.persistence import Persistent
 from dibs_rl.agents.policies import VectorCritic
+from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.buffers import VectorRolloutBuffer, chunks
 from dibs_rl.envs import as_vector_env
 from dibs_rl.errors import NonFiniteError, UserError
 from dibs_rl.returns import generalized_advantages
-from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
+from dibs_rl.vec_env import LazyInfos, Obs, VectorRewardVecEnv, map_obs
 
 
 class VectorRollouts(Persistent, OnPolicyAlgorithm):
@@ -27,6 +29,7 @@ class VectorRollouts(Persistent, OnPolicyAlgorithm):
     env: VectorRewardVecEnv
     rollout_buffer: VectorRolloutBuffer  # type: ignore[assignment]
     objectives: tuple[str, ...]
+    _action_bounds: tuple[Tensor, ...] | None = None
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VectorRewardVecEnv:
@@ -57,37 +60,55 @@ class VectorRollouts(Persistent, OnPolicyAlgorithm):
         rollout_buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        obs = self._to_device(self._last_obs)
+        engine = engine_of(self.policy)
         callback.on_rollout_start()
-        for t in range(n_rollout_steps):
-            if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
-            actions, log_probs = self._act(obs, rollout_buffer)
-            rollout_buffer.add_decision(obs, actions, log_probs)
-            step = env.step_tensors(self._inside_action_space(actions))
-            rollout_buffer.add_outcome(step)
-            self.num_timesteps += env.num_envs
-            rewards, dones, infos = step.reward, step.done.cpu().numpy(), env.infos(step)
-            if dones.any():
-                self._update_info_buffer(infos, dones)
-            callback.update_locals(locals())
-            obs = self._to_device(step.obs)
-            if not callback.on_step():
-                self._last_obs = map_obs(torch.clone, obs)  # a step's tensors are only lent
+        with torch_threads(1 if engine.small else torch.get_num_threads()):
+            if not self._fill(rollout_buffer, engine, env, callback, n_rollout_steps):
                 return False
-        self._last_obs = map_obs(torch.clone, obs)
-        self._check_rewards(rollout_buffer)
-        self._compute_advantages(rollout_buffer, obs)
+            self._check_rewards(rollout_buffer)
+            self._compute_advantages(rollout_buffer, self._to_device(self._last_obs))
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    @torch.no_grad()
-    def _act(self, obs: Obs, buffer: VectorRolloutBuffer) -> tuple[Tensor, Tensor]:
+    def _fill(
+        self, buffer: VectorRolloutBuffer, engine: Engine, env: VectorRewardVecEnv, callback: BaseCallback, steps: int
+    ) -> bool:
+        """Acts and steps; False if a callback stopped it."""
+        obs = self._to_device(self._last_obs)
+        for t in range(steps):
+            if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            actions, log_probs = self._act(engine, obs, buffer)
+            buffer.add_decision(obs, actions, log_probs)
+            step = env.step_tensors(self._inside_action_space(actions))
+            buffer.add_outcome(step)
+            self.num_timesteps += env.num_envs
+            rewards, dones, infos = step.reward, step.done.cpu().numpy(), LazyInfos(env, step)
+            if dones.any():
+                self._note_endings(env)
+            callback.update_locals(locals())
+            obs = self._to_device(step.obs)
+            go_on = callback.on_step()
+            if not go_on or t == steps - 1:
+                self._last_obs = map_obs(torch.clone, obs)  # a step's tensors are only lent
+            if not go_on:
+                return False
+        return True
+
+    def _note_endings(self, env: VectorRewardVecEnv) -> None:
+        """Keeps the statistics of the episodes that ended, as SB3 does."""
+        returns, lengths = env.pop_episodes()
+        pairs = zip(returns.cpu().numpy(), lengths.tolist(), strict=True)
+        self.ep_info_buffer.extend({"r": total, "l": length} for total, length in pairs)  # type: ignore[union-attr]
+        successes = (info["is_success"] for info in env.own_infos.values() if info.get("is_success") is not None)
+        self.ep_success_buffer.extend(successes)  # type: ignore[union-attr]
+
+    def _act(self, engine: Engine, obs: Obs, buffer: VectorRolloutBuffer) -> tuple[Tensor, Tensor]:
         """Actions and log probabilities; where the policy cannot act, says which number was not finite."""
         try:
-            return self.policy.act(obs)
-        except ValueError as error:  # torch's distributions refuse NaN parameters
+            return engine.act(engine.inputs(obs))
+        except (ValueError, RuntimeError) as error:  # no distribution has parameters that are not finite
             self._check_rewards(buffer)
             step = self.num_timesteps // buffer.n_envs
             for part in obs.values() if isinstance(obs, dict) else [obs]:
@@ -105,7 +126,10 @@ class VectorRollouts(Persistent, OnPolicyAlgorithm):
         """What the worlds are given for what the policy sampled."""
         if not isinstance(self.action_space, spaces.Box):
             return actions
-        low, high = (torch.as_tensor(edge, device=actions.device) for edge in (self.action_space.low, self.action_space.high))
+        if self._action_bounds is None or self._action_bounds[0].device != actions.device:
+            edges = self.action_space.low, self.action_space.high
+            self._action_bounds = tuple(torch.as_tensor(edge, device=actions.device) for edge in edges)
+        low, high = self._action_bounds
         if self.policy.squash_output:
             return low + 0.5 * (actions + 1.0) * (high - low)
         return actions.clamp(low, high)

@@ -9,16 +9,43 @@ import torch
 from torch import Tensor, nn
 from torchjd.aggregation import Aggregator, WeightedAggregator
 
+from dibs_rl.agents.engines import Engine, Score, engine_of
 from dibs_rl.agents.rollouts import VectorRollouts
-from dibs_rl.buffers import Minibatch, chunks, slices, take
+from dibs_rl.agents.side_by_side import Beside, beside
+from dibs_rl.buffers import Minibatch, chunks, rows, slices, take
 from dibs_rl.combiners import follow_jacobian
 from dibs_rl.diagnostics import Bargain, describe_bargain, summarise
 from dibs_rl.errors import NonFiniteError
-from dibs_rl.gradients import objective_jacobian, write_gradient
-from dibs_rl.losses import value_losses
+from dibs_rl.gradients import split_like
+from dibs_rl.losses import PolicyLosses, value_losses
 from dibs_rl.returns import explained_variances, normalise_columns
+from dibs_rl.vec_env import map_obs
 
 Every = Literal["rollout", "epoch", "minibatch"]
+Log = dict[str, list]
+Result = Callable[[], list[Tensor]]
+
+
+class Descent:
+    """Steps of an optimiser along given gradients, whose norm is limited.
+
+    Args:
+        optimizer: Its parameters get parts of one flat vector as their `.grad`.
+        max_norm: Largest norm of a gradient.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        self._optimizer, self._max_norm = optimizer, max_norm
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._flat = torch.empty_like(nn.utils.parameters_to_vector(parameters)).detach()
+        for parameter, part in zip(parameters, split_like(self._flat, parameters), strict=True):
+            parameter.grad = part
+
+    def step(self, gradient: Tensor) -> None:
+        """One step along minus a gradient `[p]`."""
+        scale = (self._max_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+        torch.mul(gradient, scale, out=self._flat)
+        self._optimizer.step()
 
 
 class CombinedUpdate(VectorRollouts):
@@ -32,48 +59,79 @@ class CombinedUpdate(VectorRollouts):
     _scalarise: Callable[[Tensor], Tensor] | None
 
     def train(self) -> None:
-        """Updates policy and critic on the rollout."""
+        """Updates policy and critic on the rollout, side by side where torch may use two threads."""
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.policy.optimizer, self.policy.value_optimizer])
-        buffer = self.rollout_buffer
-        log: dict[str, list] = defaultdict(list)
-        batch = buffer.whole(self._policy_advantages(), self._value_targets())
-        weights = self._bargain(batch, log) if self.bargain_every == "rollout" else None
+        log: Log = defaultdict(list)
+        with beside() as call:
+            try:
+                self._learn_from_rollout(call, log)
+            except ValueError:  # torch's distributions and the combiners refuse what is not finite; the cause comes first
+                self._check_parameters()
+                raise
+            self._check_parameters()
+            buffer = self.rollout_buffer
+            for part in chunks(buffer.flat(buffer.obs)):
+                self.policy.absorb_observations(part)
+            log["explained_variance"].append(explained_variances(buffer.value_targets, buffer.advantages))
+            self._log_update(log)
+
+    def _learn_from_rollout(self, call: Beside, log: Log) -> None:
+        engine = engine_of(self.policy)
+        batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
+        batch = batch._replace(obs=engine.inputs(batch.obs))
+        learnt = self._train_policy(engine, batch, log, lambda orders: call(self._train_critic, engine, batch, orders))
+        log["value_loss"] = [loss for losses in learnt for loss in losses()]
+
+    def _train_policy(
+        self, engine: Engine, rollout: Minibatch, log: Log, then: Callable[[list[Tensor]], Result]
+    ) -> list[Result]:
+        """Goes over the rollout in minibatches, epoch after epoch, until the policy has moved as far as it may.
+
+        Args:
+            engine: Differentiates the networks.
+            rollout: The whole rollout.
+            log: Collects what is logged.
+            then: Called after each epoch with the minibatches the policy has learnt from; its results are returned.
+        """
+        weights = self._bargain(engine, rollout, log) if self.bargain_every == "rollout" else None
+        results: list[Result] = []
         for _ in range(self.n_epochs):
             if self.bargain_every == "epoch":
-                weights = self._bargain(batch, log)
-            go_on = self._train_epoch(batch, weights, log)
+                weights = self._bargain(engine, rollout, log)
+            if engine.small and results:
+                results[-1]()  # short operations of two threads wait for each other; the long ones above do not
+            orders = list(self.rollout_buffer.indices(self.batch_size))
+            taken = self._train_epoch(engine, rollout, orders, weights, log)
+            results.append(then(orders[:taken]))
             self._n_updates += 1
-            if not go_on:
+            if taken < len(orders):
                 break
-        self._check_parameters()
-        for part in chunks(batch.obs):
-            self.policy.absorb_observations(part)
-        log["explained_variance"].append(explained_variances(buffer.value_targets, buffer.advantages))
-        self._log_update(log)
+        return results
 
-    def _train_epoch(self, rollout: Minibatch, weights: Tensor | None, log: dict[str, list]) -> bool:
-        """Goes once over the rollout in minibatches; False if the policy has moved as far as it may."""
-        for part in self.rollout_buffer.indices(self.batch_size):
-            batch = take(rollout, part)
+    def _train_epoch(self, engine: Engine, rollout: Minibatch, orders: list[Tensor], weights: Tensor | None, log: Log) -> int:
+        """Takes the policy's steps of one epoch and returns how many it took."""
+        descent = Descent(self.policy.optimizer, self.max_grad_norm)
+        for taken, order in enumerate(orders):
+            batch = take(rollout, order)
             if weights is None and self.normalize_advantage:
                 batch = batch._replace(advantages=normalise_columns(batch.advantages))
-            log_prob, entropy = self._judge(batch)
-            log_ratio = log_prob - batch.log_probs
-            if not self._may_go_on(log_ratio.detach(), batch, log):
-                return False
-            losses = self._policy_losses(log_ratio, batch)
-            self._step_policy(losses, -entropy.mean(), weights, log)
-            self._step_critic(batch, log)
-        return True
+            score = engine.score(batch.obs, batch.actions)
+            log_ratio = score.log_prob - batch.log_probs
+            if not self._may_go_on(log_ratio, log):
+                return taken
+            self._step_policy(descent, score, self._policy_losses(log_ratio, batch), weights, log)
+        return len(orders)
 
-    def _judge(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
-        """Log probabilities and entropies of the batch's actions, `[b]` each."""
-        try:
-            return self.policy.log_prob_and_entropy(batch.obs, batch.actions)
-        except ValueError:  # torch's distributions refuse parameters that are not finite
-            self._check_parameters()
-            raise
+    def _train_critic(self, engine: Engine, rollout: Minibatch, orders: list[Tensor]) -> list[Tensor]:
+        """Takes the critic's steps of one epoch and returns its losses, `[m]` each."""
+        descent, found = Descent(self.policy.value_optimizer, self.max_grad_norm), []
+        for order in orders:
+            values = engine.values(map_obs(lambda part, order=order: rows(part, order), rollout.obs))
+            losses, slopes = value_losses(values.values, rows(rollout.value_targets, order))
+            descent.step(values.gradient(slopes.mul_(self.vf_coef)))
+            found.append(losses)
+        return found
 
     def _check_parameters(self) -> None:
         std = self.policy.log_std.exp() if hasattr(self.policy, "log_std") else torch.ones(())
@@ -102,22 +160,20 @@ class CombinedUpdate(VectorRollouts):
         """Names of the k gradients that are combined."""
         return self.objectives if self._scalarise is None else ("sum",)
 
-    def _bargain(self, rollout: Minibatch, log: dict[str, list]) -> Tensor | None:
+    def _bargain(self, engine: Engine, rollout: Minibatch, log: Log) -> Tensor | None:
         """Combines the gradients of the whole rollout; the weights `[k]` are for the losses of its minibatches."""
-        parameters = self.policy.policy_parameters()
         jacobian: Tensor | None = None
         for part in slices(rollout.obs):
             batch = take(rollout, part)
-            log_prob, _ = self._judge(batch)
-            losses = self._policy_losses(log_prob - batch.log_probs, batch)
-            share = len(batch.log_probs) / len(rollout.log_probs)
-            rows = objective_jacobian(losses * share, parameters)
-            jacobian = rows if jacobian is None else jacobian + rows
+            score = engine.score(batch.obs, batch.actions)
+            losses = self._policy_losses(score.log_prob - batch.log_probs, batch)
+            share = score.jacobian(losses.slopes * (len(batch.log_probs) / len(rollout.log_probs)))
+            jacobian = share if jacobian is None else jacobian + share
         if jacobian is None:
             raise RuntimeError("The rollout is empty.")
         return self._combine(jacobian, log)[1]
 
-    def _combine(self, jacobian: Tensor, log: dict[str, list]) -> tuple[Tensor, Tensor | None]:
+    def _combine(self, jacobian: Tensor, log: Log) -> tuple[Tensor, Tensor | None]:
         """The direction `[p]`, and the weights `[k]` it is made with where the combiner has any."""
         follow_jacobian(self._aggregator, jacobian)
         weights: Tensor | None = None
@@ -129,39 +185,28 @@ class CombinedUpdate(VectorRollouts):
         log["bargain"].append(describe_bargain(jacobian, direction, weights, self._rows))
         return direction, weights
 
-    def _step_policy(self, losses: Tensor, entropy_loss: Tensor, weights: Tensor | None, log: dict[str, list]) -> None:
+    def _step_policy(self, descent: "Descent", score: Score, losses: PolicyLosses, weights: Tensor | None, log: Log) -> None:
         """One optimiser step of the policy along the combined gradient; the entropy bonus is added after combining."""
-        parameters = self.policy.policy_parameters()
-        self.policy.optimizer.zero_grad()
         if weights is not None:
-            (weights @ losses + self.ent_coef * entropy_loss).backward(inputs=parameters)
+            gradient = score.gradient(losses.slopes @ weights, -self.ent_coef)
         else:
-            jacobian = objective_jacobian(losses, parameters, retain_graph=self.ent_coef != 0)
-            write_gradient(parameters, self._combine(jacobian, log)[0])
+            gradient, _ = self._combine(score.jacobian(losses.slopes), log)
             if self.ent_coef != 0:
-                (self.ent_coef * entropy_loss).backward(inputs=parameters)
-        nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        self.policy.optimizer.step()
-        log["policy_gradient_loss"].append(losses.detach())
-        log["entropy_loss"].append(entropy_loss.detach())
-
-    def _step_critic(self, batch: Minibatch, log: dict[str, list]) -> None:
-        losses = value_losses(self.policy.normalised_values(batch.obs), batch.value_targets)
-        self.policy.value_optimizer.zero_grad()
-        (self.vf_coef * losses.sum()).backward()
-        nn.utils.clip_grad_norm_(self.policy.value_parameters(), self.max_grad_norm)
-        self.policy.value_optimizer.step()
-        log["value_loss"].append(losses.detach())
+                gradient = gradient + score.gradient(torch.zeros_like(score.log_prob), -self.ent_coef)
+        descent.step(gradient)
+        log["policy_gradient_loss"].append(losses.losses)
+        log["clip_fraction"].append(losses.clip_fractions)
+        log["entropy_loss"].append(-score.entropy)
 
     @abstractmethod
-    def _policy_losses(self, log_ratio: Tensor, batch: Minibatch) -> Tensor:
-        """The algorithm's policy losses, `[k]`, from the log probability ratios `[b]`."""
+    def _policy_losses(self, log_ratio: Tensor, batch: Minibatch) -> PolicyLosses:
+        """The algorithm's policy losses, from the log probability ratios `[b]`."""
 
     @abstractmethod
-    def _may_go_on(self, log_ratio: Tensor, batch: Minibatch, log: dict[str, list]) -> bool:
+    def _may_go_on(self, log_ratio: Tensor, log: Log) -> bool:
         """Logs how far the policy has moved; False where that is too far."""
 
-    def _log_update(self, log: dict[str, list]) -> None:
+    def _log_update(self, log: Log) -> None:
         """Averages what the update collected and hands it to the logger, by the objectives' names."""
         bargains: list[Bargain] = log.pop("bargain", [])
         for key, value in summarise(bargains, self._rows).items() if bargains else ():

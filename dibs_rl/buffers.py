@@ -139,9 +139,14 @@ class VectorRolloutBuffer:
         return self._storage(*_shape(space), dtype=_dtype(space))
 
 
+def rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
+    """Picks samples by their numbers (copied), or a stretch of them (a view)."""
+    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
+
+
 def take(batch: Minibatch, index: Tensor | slice) -> Minibatch:
     """Picks samples out of a batch."""
-    return Minibatch(map_obs(lambda obs: obs[index], batch.obs), *(part[index] for part in batch[1:]))
+    return Minibatch(map_obs(lambda part: rows(part, index), batch.obs), *(rows(part, index) for part in batch[1:]))
 
 
 def slices(obs: Obs) -> Iterator[slice]:

@@ -49,13 +49,13 @@ class RunConfig:
     num_envs: Count = 64
     """Worlds stepped together."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Worker processes of the gym backend; 0 steps the worlds in this process."""
+    """Worker processes of the gym backend (0: this process), or threads of the batch backend (0: one a core)."""
     backend: str = "auto"
-    """What steps the worlds: auto, gym."""
+    """What steps the worlds: batch (MuJoCo tasks all at once), gym (one by one), or auto: batch where it can, else gym."""
     device: str = "auto"
     """Where the networks live: cpu, cuda, or auto (cuda for images where there is one, else cpu)."""
-    threads: Count = 1
-    """Threads for the networks; small ones are fastest with one, above all where other jobs run beside."""
+    threads: Count = 2
+    """Threads of an update: with two the critic learns beside the policy, with the same results. 1 where other jobs run."""
     out: Path | None = None
     """Run folder; runs/<env>/<algo>-<combiner>-seed<seed> if not given, with a number behind it where that exists."""
     config: Path | None = None

@@ -1,35 +1,53 @@
 """Losses per objective. Nothing is summed over objectives here: that is the combiner's business."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 
-def ppo_policy_losses(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+class PolicyLosses(NamedTuple):
+    """Policy losses of k objectives on b samples.
+
+    Attributes:
+        losses: `[k]`.
+        slopes: Derivatives by each sample's log probability, `[b, k]`: gradient i is `sum_b slopes[b, i] * grad log pi_b`.
+        clip_fractions: Fraction of the samples whose gradient is clipped away, `[k]`.
+    """
+
+    losses: Tensor
+    slopes: Tensor
+    clip_fractions: Tensor
+
+
+def ppo_policy_losses(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> PolicyLosses:
     """PPO's clipped surrogate (Schulman et al. 2017, arXiv 1707.06347), one for each objective, negated.
 
     Args:
         log_ratio: Log of the new over the old probability of the action taken, `[b]`.
-        advantages: `[b, m]`. Each objective's sign decides its own clip.
+        advantages: `[b, k]`. Each objective's sign decides its own clip.
         clip_range: Half-width of the interval around ratio 1.
-
-    Returns:
-        Losses `[m]`.
     """
     ratio = log_ratio.exp().unsqueeze(-1)
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    return -torch.minimum(ratio * advantages, clipped * advantages).mean(dim=0)
+    surrogate = ratio * advantages
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range) * advantages
+    followed = surrogate <= clipped
+    slopes = torch.where(followed, surrogate, 0.0).div_(-len(log_ratio))
+    return PolicyLosses(-torch.minimum(surrogate, clipped).mean(dim=0), slopes, 1 - followed.to(advantages.dtype).mean(dim=0))
 
 
-def clip_fractions(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """Fraction of the samples whose gradient the clip removes, for each objective, `[m]`."""
-    ratio = log_ratio.exp().unsqueeze(-1)
-    removed = ((ratio > 1 + clip_range) & (advantages > 0)) | ((ratio < 1 - clip_range) & (advantages < 0))
-    return removed.to(advantages.dtype).mean(dim=0)
+def value_losses(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared error of each critic head, in the head's normalised units.
 
+    Args:
+        predictions: `[b, m]`.
+        targets: `[b, m]`.
 
-def value_losses(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error of each critic head, `[b, m]` and `[b, m]` to `[m]`, in the head's normalised units."""
-    return (predictions - targets).square().mean(dim=0)
+    Returns:
+        Losses `[m]`, and their derivatives by the predictions, `[b, m]`.
+    """
+    error = predictions - targets
+    return error.square().mean(dim=0), error.mul(2 / len(error))
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-Obs = Tensor | dict[str, Tensor]
 _KEPT_ENDINGS = 4096  # steps whose finished episodes wait for pop_episodes(), if nobody calls it
+Obs = Tensor | dict[str, Tensor]
 
 
 class Step(NamedTuple):
@@ -57,6 +57,8 @@ class VectorRewardVecEnv(VecEnv):
         reward_dim: m.
         device: Where the tensors live.
         backend: Name of what steps the worlds; results carry it.
+        own_infos: Where a world's episode ended in the last step and the world has an `info` of its own: that, by the world's
+            number.
     """
 
     backend: str
@@ -78,6 +80,7 @@ class VectorRewardVecEnv(VecEnv):
         self._finished: deque[tuple[Tensor, Tensor]] = deque(maxlen=_KEPT_ENDINGS)
         self._ended = self._episode_return[:0], self._episode_length[:0]
         self._actions: Tensor | None = None
+        self.own_infos: dict[int, dict[str, Any]] = {}
 
     @abstractmethod
     def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Obs:
@@ -128,20 +131,26 @@ class VectorRewardVecEnv(VecEnv):
         self._finished.clear()
         return torch.cat(returns), torch.cat(lengths)
 
-    def infos(self, step: Step) -> list[dict[str, Any]]:
-        """SB3's `infos` for a step just taken: empty but where an episode ended."""
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+    def episode_infos(self, step: Step) -> dict[int, dict[str, Any]]:
+        """SB3's info of each world whose episode ended in a step just taken, by the world's number."""
         ended = step.done.nonzero().flatten().tolist()
         if not ended:
-            return infos
+            return {}
         returns, lengths = self._ended
-        for row, i in enumerate(ended):
-            infos[i] = {
+        return {
+            i: {
+                **self.own_infos.get(i, {}),
                 "terminal_observation": map_obs(lambda obs, i=i: obs[i].cpu().numpy().copy(), step.final_obs),
                 "TimeLimit.truncated": bool(step.truncated[i] and not step.terminated[i]),
                 "episode": {"r": returns[row].cpu().numpy(), "l": int(lengths[row])},
             }
-        return infos
+            for row, i in enumerate(ended)
+        }
+
+    def infos(self, step: Step) -> list[dict[str, Any]]:
+        """SB3's `infos` for a step just taken: empty but where an episode ended."""
+        of_ended = self.episode_infos(step)
+        return [of_ended.get(i, {}) for i in range(self.num_envs)]
 
     # SB3's numpy interface: the same steps, copied out.
 
@@ -160,6 +169,27 @@ class VectorRewardVecEnv(VecEnv):
         actions, self._actions = self._actions, None
         step = self.step_tensors(actions)
         return map_obs(_to_numpy, step.obs), _to_numpy(step.reward), _to_numpy(step.done), self.infos(step)
+
+
+class LazyInfos(Sequence):
+    """`infos` of a step for callbacks that want them: no dictionary is made before one is looked at.
+
+    Args:
+        env: The environment that was stepped.
+        step: Its last step.
+    """
+
+    def __init__(self, env: VectorRewardVecEnv, step: Step) -> None:
+        self._env, self._step = env, step
+        self._infos: list[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return self._env.num_envs
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._infos is None:
+            self._infos = self._env.infos(self._step)
+        return self._infos[index]
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

@@ -8,10 +8,12 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, is_vecenv_wrapped
 
+from dibs_rl.envs.batch_backend import BatchVecEnv, batch_installed
 from dibs_rl.envs.gym_backend import GymVecEnv
 from dibs_rl.envs.hush import hushed
 from dibs_rl.envs.registry import SPECS, EnvSpec, objective_names, resolve_id
 from dibs_rl.envs.sb3_adapter import SB3VecEnvAdapter
+from dibs_rl.envs.tasks import TASKS
 from dibs_rl.envs.worlds import EnvFactory, probe
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Step, VectorRewardVecEnv
@@ -19,6 +21,7 @@ from dibs_rl.vec_env import Step, VectorRewardVecEnv
 __all__ = [
     "BACKENDS",
     "SPECS",
+    "BatchVecEnv",
     "EnvSpec",
     "GymVecEnv",
     "SB3VecEnvAdapter",
@@ -30,7 +33,7 @@ __all__ = [
     "resolve_id",
 ]
 
-BACKENDS = ("auto", "gym")
+BACKENDS = ("auto", "batch", "gym")
 
 
 def make(
@@ -48,24 +51,45 @@ def make(
     Args:
         env_id: An id of MO-Gymnasium's or registered with Gymnasium; of a bare name the newest version is taken.
         num_envs: Worlds n.
-        backend: `"gym"` steps Gymnasium environments one by one; `"auto"` takes the fastest there is for the id.
+        backend: `"gym"` steps Gymnasium environments one by one; `"batch"` steps MuJoCo tasks all at once, with the same
+            results; `"auto"` takes the fastest there is for the id.
         device: Where the tensors are wanted.
         seed: World i's first episode is seeded with `seed + i`, as MO-Gymnasium's own would be; None draws at random.
-        workers: Worker processes of the `gym` backend; 0 steps in this process.
-        **kwargs: Passed to the environment.
+        workers: Worker processes of the `gym` backend, where 0 steps in this process; threads of the `batch` backend,
+            where 0 takes one a core.
+        **kwargs: Passed to the environment, which then is stepped by the `gym` backend.
 
     Raises:
-        UserError: If the id or backend is unknown, something it needs is not installed, or its reward is a scalar.
+        UserError: If the id or backend is unknown, the backend does not step the id, something it needs is not installed,
+            or its reward is a scalar.
     """
     if backend not in BACKENDS:
         raise UserError(f"Unknown backend {backend!r}; there is {', '.join(BACKENDS)}.")
     if num_envs < 1:
         raise UserError(f"There must be at least one environment; found num_envs={num_envs}.")
+    env_id = resolve_id(env_id)
+    chosen = _choose_backend(backend, env_id, kwargs)
     factory = factory_of(env_id, **kwargs)
     first = factory()
+    if chosen == "batch":
+        return BatchVecEnv(first, TASKS[env_id], num_envs, threads=workers, device=device, seed=seed)
     setup = probe(first, env_id)
     first.close()
     return GymVecEnv([factory] * num_envs, setup, workers=workers, device=device, seed=seed)
+
+
+def _choose_backend(wanted: str, env_id: str, kwargs: dict[str, Any]) -> str:
+    """The backend that is meant; says why where it cannot be had."""
+    reason = ""
+    if env_id not in TASKS:
+        reason = f"does not step {env_id}; it steps {', '.join(TASKS)}"
+    elif kwargs:
+        reason = f"takes no keyword arguments of the environment; found {', '.join(kwargs)}"
+    elif not batch_installed():
+        reason = "needs MuJoCo 3.17 or newer (pip install 'mujoco>=3.17')"
+    if wanted == "batch" and reason:
+        raise UserError(f"The batch backend {reason}. Use the gym backend.")
+    return "gym" if wanted == "gym" or reason else "batch"
 
 
 def factory_of(env_id: str, **kwargs: Any) -> EnvFactory:

@@ -54,7 +54,6 @@ class GymVecEnv(VectorRewardVecEnv):
             memory = shared_memory(setup, n, context)
             self._arrays = array_views(setup, memory, n)
             self._hosts = [WorkerHost(context, factories, setup, group, memory) for group in self._groups]
-        self._last_infos: dict[int, dict] = {}
         super().__init__(n, setup.observation_space, setup.action_space, setup.objectives, device)
         if seed is not None:
             self.seed(seed)
@@ -69,16 +68,9 @@ class GymVecEnv(VectorRewardVecEnv):
         if isinstance(self.action_space, spaces.MultiBinary):
             given = given.astype(self.action_space.dtype)
         np.copyto(self._arrays.actions, given)
-        self._last_infos = {i: info for found in self._call_all("step") for i, info in found}
+        self.own_infos = {i: info for found in self._call_all("step") for i, info in found}
         a = self._arrays
         return Step(*map(self._tensors, (a.obs, a.reward, a.terminated, a.truncated, a.final_obs)))
-
-    def infos(self, step: Step) -> list[dict[str, Any]]:
-        """SB3's `infos`; where an episode ended, with the environment's own last `info` as well."""
-        infos = super().infos(step)
-        for i, own in self._last_infos.items():
-            infos[i] = {**own, **infos[i]}
-        return infos
 
     def close(self) -> None:
         """Closes the environments and ends the worker processes."""

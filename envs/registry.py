@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dibs_rl.envs.tasks import TASKS
 from dibs_rl.errors import UserError
 
 
@@ -41,13 +42,13 @@ class EnvSpec:
 
 
 _MUJOCO = {
-    "halfcheetah": (("forward", "energy"), "0..15 m/s; -6..0 (v4: energy 10x smaller)"),
-    "hopper": (("forward", "height", "energy"), "1..4; -4..10 (10 x height); -2..1; +1 alive in each"),
-    "walker2d": (("forward", "energy"), "0..6; -5..1; +1 alive in each"),
-    "ant": (("x_velocity", "y_velocity", "energy"), "+-6; +-6; -7..1; +1 alive in each"),
-    "swimmer": (("forward", "energy"), "0..0.36; -2..0: equal weights stand still"),
-    "humanoid": (("forward", "energy"), "signals on an offset of +5 alive in each"),
-    "reacher": (("target_1", "target_2", "target_3", "target_4"), "-0.4..1 each"),
+    "halfcheetah": (TASKS["mo-halfcheetah-v5"].objectives, "0..15 m/s; -6..0 (v4: energy 10x smaller)"),
+    "hopper": (TASKS["mo-hopper-v5"].objectives, "1..4; -4..10 (10 x height); -2..1; +1 alive in each"),
+    "walker2d": (TASKS["mo-walker2d-v5"].objectives, "0..6; -5..1; +1 alive in each"),
+    "ant": (TASKS["mo-ant-v5"].objectives, "+-6; +-6; -7..1; +1 alive in each"),
+    "swimmer": (TASKS["mo-swimmer-v5"].objectives, "0..0.36; -2..0: equal weights stand still"),
+    "humanoid": (TASKS["mo-humanoid-v5"].objectives, "signals on an offset of +5 alive in each"),
+    "reacher": (TASKS["mo-reacher-v5"].objectives, "-0.4..1 each"),
 }
 _LANDER = ("landing", "shaping", "main_fuel", "side_fuel")
 _TREASURE = ("treasure", "time")

@@ -53,6 +53,7 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
                 f"which leaves the vector in info[{REWARD_KEY!r}], or pass a list of factories instead."
             ) from error
         self._last_infos = list(infos)
+        self.own_infos = {i: info for i, (info, done) in enumerate(zip(infos, dones, strict=True)) if done}
         cut = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
         truncated = torch.as_tensor(dones, device=self.device) & torch.tensor(cut, device=self.device)
         done = torch.as_tensor(dones, device=self.device).bool()
@@ -78,7 +79,8 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
 
     def infos(self, step: Step) -> list[dict[str, Any]]:
         """The wrapped environment's own infos, with this class's where an episode ended."""
-        return [{**own, **ours} for own, ours in zip(self._last_infos, super().infos(step), strict=True)]
+        of_ended = self.episode_infos(step)
+        return [of_ended.get(i, own) for i, own in enumerate(self._last_infos)]
 
     def _tensors(self, obs: Any) -> Obs:
         return map_obs(lambda array: torch.as_tensor(array, device=self.device), obs)

@@ -123,7 +123,7 @@ class Worlds:
 
     def is_wrapped(self, rows: Sequence[int], wrapper: type[gym.Wrapper]) -> list[bool]:
         """Whether the worlds named have the wrapper."""
-        return [_has_wrapper(self._envs[row], wrapper) for row in rows]
+        return [has_wrapper(self._envs[row], wrapper) for row in rows]
 
     def close(self) -> None:
         """Closes the worlds here."""
@@ -198,7 +198,8 @@ def _write(arrays: Any, row: int, obs: Any) -> None:
         arrays[row] = obs
 
 
-def _has_wrapper(env: gym.Env, wrapper: type[gym.Wrapper]) -> bool:
+def has_wrapper(env: gym.Env, wrapper: type[gym.Wrapper]) -> bool:
+    """Whether an environment is wrapped in a Gymnasium wrapper."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, wrapper):
             return True

@@ -179,7 +179,7 @@ def assert_equal_arrays(found, expected):
     "env_id", ["mo-hopper-v5", "mo-reacher-v5", "deep-sea-treasure-v0", "breakable-bottles-v0", "fishwood-v0"]
 )
 def test_the_adapter_gives_the_gym_backends_bits(env_id):
-    adapter, gym_backend = as_vector_env(summing_venv(env_id, 3)), make(env_id, 3)
+    adapter, gym_backend = as_vector_env(summing_venv(env_id, 3)), make(env_id, 3, backend="gym")
     assert isinstance(adapter, SB3VecEnvAdapter)
     assert_equal_arrays(adapter.reset_tensors(SEED), gym_backend.reset_tensors(SEED))
     ended = 0

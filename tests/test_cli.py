@@ -286,7 +286,7 @@ def mistakes(tmp_path):
         "no file": (["train", "--config", tmp_path / "nowhere.yaml"], "Cannot read"),
         "unknown combiner": (["train", *QUICK, "--combiner", "dips"], "did you mean dibs"),
         "direction only": (["train", *QUICK, "--combiner", "config"], "bargain_every='minibatch'"),
-        "unknown backend": (["train", *QUICK, "--backend", "bath"], "auto, gym"),
+        "unknown backend": (["train", *QUICK, "--backend", "bath"], "auto, batch, gym"),
         "rate no number": (["train", "--learning-rate", "inf"], "learning_rate"),
         "seed too large": (["train", "--seed", str(2**40)], "seed"),
         "no picture": (["plot", not_a_run, "--out", tmp_path / "x.txt"], "PNG"),

@@ -96,7 +96,7 @@ def recording(env_id):
 
 def started(env_id, workers=0):
     """The backend's environment, and its first observations."""
-    env = make(env_id, WORLDS, seed=SEED, workers=workers, **CASES[env_id])
+    env = make(env_id, WORLDS, backend="gym", seed=SEED, workers=workers, **CASES[env_id])
     np.random.seed(SEED)
     return env, env.reset_tensors()
 
@@ -149,7 +149,7 @@ def test_episode_statistics_are_sums_by_hand(env_id):
 
 @pytest.mark.parametrize("env_id", ["mo-reacher-v5", "deep-sea-treasure-v0", "breakable-bottles-v0"])
 def test_numpy_interface_is_a_view_of_the_same_step(env_id):
-    tensors, arrays = (make(env_id, WORLDS, seed=SEED) for _ in range(2))
+    tensors, arrays = (make(env_id, WORLDS, backend="gym", seed=SEED) for _ in range(2))
     map_obs(np.testing.assert_array_equal, arrays.reset(), tensors.reset_tensors())
     for actions in recording(env_id).actions:
         obs, rewards, dones, infos = arrays.step(actions)
@@ -356,7 +356,7 @@ def test_get_images(hosted):
 
 
 def test_wrappers_are_found():
-    env = make("mo-reacher-v5", 2)
+    env = make("mo-reacher-v5", 2, backend="gym")
     assert env.env_is_wrapped(gym.wrappers.TimeLimit) == [True, True]
     assert env.env_is_wrapped(gym.wrappers.RescaleAction, [1]) == [False]
     env.close()

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from dibs_rl.losses import approximate_kl, clip_fractions, ppo_policy_losses, value_losses
+from dibs_rl.losses import approximate_kl, ppo_policy_losses, value_losses
 
 F32, F64 = torch.float32, torch.float64
 
@@ -29,7 +29,7 @@ def log_ratios(*ratios: float) -> Tensor:
 )
 def test_one_sample_by_hand(ratio: float, advantage: float, surrogate: float) -> None:
     """Clip range 0.2: the surrogate is min(r A, clip(r, 0.8, 1.2) A), and the loss is minus that."""
-    loss = ppo_policy_losses(log_ratios(ratio), torch.tensor([[advantage]], dtype=F64), 0.2)
+    loss = ppo_policy_losses(log_ratios(ratio), torch.tensor([[advantage]], dtype=F64), 0.2).losses
     assert_close(loss, torch.tensor([-surrogate], dtype=F64))
 
 
@@ -40,7 +40,7 @@ def test_each_objective_has_its_own_clip() -> None:
     second: (min(-1.5, -1.2) + min(2, 3.2)) / 2 = (-1.5 + 2) / 2 = 0.25
     """
     advantages = torch.tensor([[2.0, -1.0], [-1.0, 4.0]], dtype=F64)
-    losses = ppo_policy_losses(log_ratios(1.5, 0.5), advantages, 0.2)
+    losses = ppo_policy_losses(log_ratios(1.5, 0.5), advantages, 0.2).losses
     assert_close(losses, torch.tensor([-0.8, -0.25], dtype=F64))
 
 
@@ -51,11 +51,26 @@ def random_batch(seed: int = 0, dtype: torch.dtype = F64) -> tuple[Tensor, Tenso
     return log_ratio, torch.randn(200, 3, generator=generator, dtype=dtype)
 
 
+def losses_only(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    return ppo_policy_losses(log_ratio, advantages, clip_range).losses
+
+
 def test_at_ratio_one_the_gradient_is_the_policy_gradient() -> None:
     """Where old and new policy agree, d loss_i / d log_ratio_b is -A_bi / b."""
     _, advantages = random_batch()
-    jacobian = torch.func.jacrev(ppo_policy_losses)(torch.zeros(200, dtype=F64), advantages, 0.2)
-    assert_close(jacobian, -advantages.T / 200)
+    found = ppo_policy_losses(torch.zeros(200, dtype=F64), advantages, 0.2)
+    assert_close(found.slopes, -advantages / 200)
+    assert_close(torch.func.jacrev(losses_only)(torch.zeros(200, dtype=F64), advantages, 0.2), found.slopes.T)
+
+
+@pytest.mark.parametrize("clip_range", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("seed", range(5))
+def test_slopes_are_what_autograd_says(seed: int, clip_range: float) -> None:
+    log_ratio, advantages = random_batch(seed)
+    assert_close(
+        ppo_policy_losses(log_ratio, advantages, clip_range).slopes,
+        torch.func.jacrev(losses_only)(log_ratio, advantages, clip_range).T,
+    )
 
 
 @pytest.mark.parametrize("exponent", [-40, 40])
@@ -63,9 +78,10 @@ def test_at_ratio_one_the_gradient_is_the_policy_gradient() -> None:
 def test_powers_of_two_scale_exactly(exponent: int, dtype: torch.dtype) -> None:
     log_ratio, advantages = random_batch(dtype=dtype)
     factors = torch.tensor([1.0, 2.0**exponent, 2.0], dtype=dtype)
-    plain = ppo_policy_losses(log_ratio, advantages, 0.2)
-    assert torch.equal(ppo_policy_losses(log_ratio, factors * advantages, 0.2), factors * plain)
-    assert torch.equal(clip_fractions(log_ratio, factors * advantages, 0.2), clip_fractions(log_ratio, advantages, 0.2))
+    plain, scaled = (ppo_policy_losses(log_ratio, a, 0.2) for a in (advantages, factors * advantages))
+    assert torch.equal(scaled.losses, factors * plain.losses)
+    assert torch.equal(scaled.slopes, factors * plain.slopes)
+    assert torch.equal(scaled.clip_fractions, plain.clip_fractions)
 
 
 @pytest.mark.parametrize("clip_range", [0.05, 0.2, 0.5])
@@ -73,24 +89,29 @@ def test_powers_of_two_scale_exactly(exponent: int, dtype: torch.dtype) -> None:
 def test_clip_fraction_is_the_fraction_without_gradient(seed: int, clip_range: float) -> None:
     """What autograd says of the loss itself: a clipped sample contributes nothing to the gradient."""
     log_ratio, advantages = random_batch(seed)
-    jacobian = torch.func.jacrev(ppo_policy_losses)(log_ratio, advantages, clip_range)
+    jacobian = torch.func.jacrev(losses_only)(log_ratio, advantages, clip_range)
     without_gradient = (jacobian == 0).double().mean(dim=1)
     assert 0 < without_gradient.min() < without_gradient.max() < 1
-    assert torch.equal(clip_fractions(log_ratio, advantages, clip_range), without_gradient)
+    assert_close(ppo_policy_losses(log_ratio, advantages, clip_range).clip_fractions, without_gradient)
 
 
 def test_clip_fractions_by_hand() -> None:
     """Ratios 1.5, 1.1, 0.9, 0.5: a good action is clipped at 1.5 only, a bad one at 0.5 only, one of no worth never."""
     advantages = torch.tensor([1.0, -1.0, 0.0], dtype=F64).expand(4, 3)
-    assert clip_fractions(log_ratios(1.5, 1.1, 0.9, 0.5), advantages, 0.2).tolist() == [0.25, 0.25, 0.0]
-    assert clip_fractions(log_ratios(1.5, 1.4, 1.3, 0.5), advantages, 0.2).tolist() == [0.75, 0.25, 0.0]
+    fractions = [ppo_policy_losses(log_ratios(*r), advantages, 0.2).clip_fractions for r in (RATIOS, MANY_ABOVE)]
+    assert [f.tolist() for f in fractions] == [[0.25, 0.25, 0.0], [0.75, 0.25, 0.0]]
+
+
+RATIOS, MANY_ABOVE = (1.5, 1.1, 0.9, 0.5), (1.5, 1.4, 1.3, 0.5)
 
 
 def test_value_losses_by_hand() -> None:
     """First head: (1 + 9) / 2; second: (0 + 4) / 2. Heads are not added up."""
     predictions = torch.tensor([[1.0, 5.0], [2.0, 5.0]])
     targets = torch.tensor([[2.0, 5.0], [5.0, 3.0]])
-    assert value_losses(predictions, targets).tolist() == [5.0, 2.0]
+    losses, slopes = value_losses(predictions, targets)
+    assert losses.tolist() == [5.0, 2.0]
+    assert slopes.tolist() == [[-1.0, 0.0], [-3.0, 2.0]]  # 2 (prediction - target) / 2
 
 
 def test_approximate_kl_by_hand() -> None:

@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
 from dibs_rl.agents.on_policy import VectorOnPolicy
+from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.cli.evaluate import evaluate_and_print
 from dibs_rl.cli.flags import parse, peek, print_line
 from dibs_rl.cli.keeper import Keeper
@@ -29,13 +30,14 @@ _MAY_CHANGE = {"steps", "device", "workers", "threads", "checkpoint_every", "eva
 def run(arguments: list[str]) -> int:
     """Trains, or goes on training; returns the exit code."""
     config = read_config(arguments)
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(1)  # the networks' random start would depend on more
     env = make_env(config, config.num_envs, config.seed)
     try:
         device = choose_device(config.device, env.observation_space)
         folder, model = _resume(config, env, device) if config.resume else _start(config, env, device)
         _announce(config, env, folder, model)
-        stopped_by = _learn(config, folder, model)
+        with torch_threads(config.threads):
+            stopped_by = _learn(config, folder, model)
     finally:
         env.close()
     if stopped_by:

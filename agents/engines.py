@@ -1,0 +1,136 @@
+"""How a policy's networks are differentiated: by autograd, or by hand where they are ordinary perceptrons.
+
+Both engines have one contract, `Engine`, and the same numbers up to rounding; `engine_of` chooses. An engine is made anew for
+each rollout and each update: it takes the observation statistics as they stand.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dibs_rl.agents.perceptron_engine import PerceptronEngine, is_ordinary, is_small
+from dibs_rl.agents.policies import VectorCritic
+from dibs_rl.vec_env import Obs
+
+
+class Score(Protocol):
+    """What a policy makes of a batch: log probabilities of its actions, and their gradients.
+
+    Attributes:
+        log_prob: `[b]`, detached.
+        entropy: Mean entropy, `[]`, detached.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor
+
+    def jacobian(self, coefficients: Tensor) -> Tensor:
+        """Rows `sum_b c_bi * grad log pi_b`: `[b, k]` to `[k, p]`."""
+
+    def gradient(self, coefficients: Tensor, entropy_slope: float) -> Tensor:
+        """`sum_b c_b * grad log pi_b + entropy_slope * grad mean entropy`: `[b]` to `[p]`."""
+
+
+class Values(Protocol):
+    """What a critic makes of a batch.
+
+    Attributes:
+        values: In the heads' own units, `[b, m]`, detached.
+    """
+
+    values: Tensor
+
+    def gradient(self, error: Tensor) -> Tensor:
+        """Gradient `[p]` of a loss, of its derivative `[b, m]` by the values."""
+
+
+class Engine(Protocol):
+    """A policy's networks, forward and backward.
+
+    Attributes:
+        small: Whether the networks' operations are so short that more threads make them slower.
+    """
+
+    small: bool
+
+    def inputs(self, obs: Obs) -> Any:
+        """What the networks are fed for observations; computed once, taken apart as often as needed."""
+
+    def act(self, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Sampled actions `[b, ...]` and their log probabilities `[b]`; a ValueError where these are not finite."""
+
+    def score(self, inputs: Any, actions: Tensor) -> Score:
+        """The policy on a batch; valid until the next one."""
+
+    def values(self, inputs: Any) -> Values:
+        """The critic on a batch; valid until the next one."""
+
+
+def engine_of(policy: VectorCritic) -> Engine:
+    """The fastest engine for the policy."""
+    return PerceptronEngine(policy) if is_ordinary(policy) else AutogradEngine(policy)
+
+
+class AutogradEngine:
+    """Any policy: one pass of autograd for each gradient, through one shared forward pass."""
+
+    def __init__(self, policy: VectorCritic) -> None:
+        self._policy = policy
+        self.small = is_small(policy)
+
+    def inputs(self, obs: Obs) -> Obs:
+        """The observations themselves."""
+        return obs
+
+    @torch.no_grad()
+    def act(self, inputs: Obs) -> tuple[Tensor, Tensor]:
+        """See `Engine`."""
+        return self._policy.act(inputs)
+
+    def score(self, inputs: Obs, actions: Tensor) -> "AutogradScore":
+        """See `Engine`."""
+        log_prob, entropy = self._policy.log_prob_and_entropy(inputs, actions)
+        return AutogradScore(log_prob, entropy.mean(), self._policy.policy_parameters())
+
+    def values(self, inputs: Obs) -> "AutogradValues":
+        """See `Engine`."""
+        return AutogradValues(self._policy.normalised_values(inputs), self._policy.value_parameters())
+
+
+class AutogradScore:
+    """`Score` by autograd."""
+
+    def __init__(self, log_prob: Tensor, entropy: Tensor, parameters: list[nn.Parameter]) -> None:
+        self.log_prob, self.entropy = log_prob.detach(), entropy.detach()
+        self._log_prob, self._entropy, self._parameters = log_prob, entropy, parameters
+
+    def jacobian(self, coefficients: Tensor) -> Tensor:
+        """See `Score`."""
+        columns = coefficients.unbind(dim=1)
+        return torch.stack([_flat_gradient(self._log_prob, self._parameters, column) for column in columns])
+
+    def gradient(self, coefficients: Tensor, entropy_slope: float) -> Tensor:
+        """See `Score`."""
+        loss = self._log_prob @ coefficients
+        if entropy_slope:
+            loss = loss + entropy_slope * self._entropy
+        return _flat_gradient(loss, self._parameters)
+
+
+class AutogradValues:
+    """`Values` by autograd."""
+
+    def __init__(self, values: Tensor, parameters: list[nn.Parameter]) -> None:
+        self.values = values.detach()
+        self._values, self._parameters = values, parameters
+
+    def gradient(self, error: Tensor) -> Tensor:
+        """See `Values`."""
+        return _flat_gradient(self._values, self._parameters, error)
+
+
+def _flat_gradient(output: Tensor, parameters: list[nn.Parameter], grad_output: Tensor | None = None) -> Tensor:
+    found = torch.autograd.grad(output, parameters, grad_output, retain_graph=True, allow_unused=True)
+    parts = [torch.zeros_like(p) if part is None else part for part, p in zip(found, parameters, strict=True)]
+    return torch.cat([part.flatten() for part in parts])

@@ -1,0 +1,136 @@
+"""The quick engine: ordinary perceptrons, differentiated by hand."""
+
+import torch
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import Tensor, nn
+
+from dibs_rl.agents.heads import CategoricalHead, GaussianHead, Head
+from dibs_rl.agents.policies import MlpPolicy, NormalisedExtractor, VectorCritic
+from dibs_rl.gradients import split_like
+from dibs_rl.perceptron import Perceptron, is_perceptron
+from dibs_rl.vec_env import Obs
+
+_SMALL = 50_000  # parameters; two threads help from here on
+
+
+class PerceptronEngine:
+    """The ordinary case: perceptrons on a vector observation, and a Gaussian or categorical policy.
+
+    Gradients are written into buffers of the engine: what `gradient` returns is valid until the next call.
+    """
+
+    def __init__(self, policy: VectorCritic) -> None:
+        self._policy = policy
+        self.small = is_small(policy)
+        extractor = policy.features_extractor
+        norm = extractor.norm.of_vector if isinstance(extractor, NormalisedExtractor) else None
+        self._frozen_norm = norm.frozen() if norm is not None else None
+        self._actor = Perceptron([*policy.mlp_extractor.policy_net, policy.action_net])
+        self._critic = Perceptron([*policy.mlp_extractor.value_net, policy.value_net])
+        self._policy_gradient = torch.empty_like(nn.utils.parameters_to_vector(policy.policy_parameters())).detach()
+        self._policy_parts = split_like(self._policy_gradient, policy.policy_parameters())
+        self._value_gradient = torch.empty_like(nn.utils.parameters_to_vector(self._critic.parameters)).detach()
+        self._value_parts = split_like(self._value_gradient, self._critic.parameters)
+        self._head = GaussianHead if isinstance(policy.action_dist, DiagGaussianDistribution) else CategoricalHead
+
+    def inputs(self, obs: Obs) -> Tensor:
+        """Normalised observations, `[b, d]`."""
+        features = preprocess_obs(obs, self._policy.observation_space)
+        assert isinstance(features, Tensor)  # for the type checker: a dictionary is no ordinary case
+        features = self._frozen_norm(features) if self._frozen_norm is not None else features
+        return features.flatten(1)
+
+    @torch.no_grad()
+    def act(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Engine`."""
+        head = self._head(self._policy, self._actor.forward(inputs))
+        actions = head.sample()
+        log_prob = head.log_prob(actions)
+        if not log_prob.isfinite().all():
+            raise ValueError("The policy's log probabilities are not finite.")
+        return actions, log_prob
+
+    @torch.no_grad()
+    def score(self, inputs: Tensor, actions: Tensor) -> "PerceptronScore":
+        """See `Engine`."""
+        head = self._head(self._policy, self._actor.forward(inputs))
+        return PerceptronScore(self._actor, head, actions, self._policy_gradient, self._policy_parts)
+
+    @torch.no_grad()
+    def values(self, inputs: Tensor) -> "PerceptronValues":
+        """See `Engine`."""
+        return PerceptronValues(self._critic, self._critic.forward(inputs), self._value_gradient, self._value_parts)
+
+
+class PerceptronScore:
+    """`Score` by hand: the head's errors, sent back through the network once."""
+
+    def __init__(self, net: Perceptron, head: Head, actions: Tensor, flat: Tensor, parts: list[Tensor]) -> None:
+        self.log_prob, self.entropy = head.log_prob(actions), head.entropy()
+        self._net, self._head, self._flat, self._parts = net, head, flat, parts
+
+    def jacobian(self, coefficients: Tensor) -> Tensor:
+        """See `Score`."""
+        error, own_slopes = self._head.slopes()
+        jacobian = self._flat.new_empty(coefficients.shape[1], len(self._flat))
+        own = own_slopes.shape[1]
+        torch.mm(coefficients.t(), own_slopes, out=jacobian[:, :own])
+        self._net.write_jacobian(error, coefficients, jacobian[:, own:])
+        return jacobian
+
+    def gradient(self, coefficients: Tensor, entropy_slope: float) -> Tensor:
+        """See `Score`."""
+        error, own_slopes = self._head.slopes()
+        entropy_error, own_entropy_slope = self._head.entropy_slopes()
+        own = own_slopes.shape[1]
+        error = error * coefficients.unsqueeze(1)
+        if entropy_error is not None:
+            error = error + entropy_slope * entropy_error
+        if own:
+            torch.add(coefficients @ own_slopes, entropy_slope * own_entropy_slope, out=self._flat[:own])
+        self._net.write_gradient(error, self._parts[-len(self._net.parameters) :])
+        return self._flat
+
+
+class PerceptronValues:
+    """`Values` by hand."""
+
+    def __init__(self, net: Perceptron, values: Tensor, flat: Tensor, parts: list[Tensor]) -> None:
+        self.values = values
+        self._net, self._flat, self._parts = net, flat, parts
+
+    def gradient(self, error: Tensor) -> Tensor:
+        """See `Values`."""
+        self._net.write_gradient(error, self._parts)
+        return self._flat
+
+
+def is_small(policy: VectorCritic) -> bool:
+    """Whether the policy's operations on a minibatch are a matter of microseconds."""
+    return sum(p.numel() for p in policy.policy_parameters()) < _SMALL
+
+
+def is_ordinary(policy: VectorCritic) -> bool:
+    """Whether the policy is exactly what `PerceptronEngine` computes: no module, parameter or method more or other."""
+    if type(policy) is not MlpPolicy or policy.use_sde or policy.squash_output:
+        return False
+    extractors = [policy.pi_features_extractor, policy.vf_features_extractor]
+    if any(type(e.extractor if isinstance(e, NormalisedExtractor) else e) is not FlattenExtractor for e in extractors):
+        return False
+    actor = [*policy.mlp_extractor.policy_net, policy.action_net]
+    critic = [*policy.mlp_extractor.value_net, policy.value_net]
+    if not (is_perceptron(actor) and is_perceptron(critic)):
+        return False
+    gaussian = type(policy.action_dist) is DiagGaussianDistribution
+    own = [policy.log_std] if gaussian else []
+    return (
+        (gaussian or type(policy.action_dist) is CategoricalDistribution)
+        and _same([*own, *Perceptron(actor).parameters], policy.policy_parameters())
+        and _same(Perceptron(critic).parameters, policy.value_parameters())
+    )
+
+
+def _same(ours: list[nn.Parameter], theirs: list[nn.Parameter]) -> bool:
+    return len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))

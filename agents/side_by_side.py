@@ -1,0 +1,44 @@
+"""Who uses which threads: the critic learns in a second one beside the policy, since the two share nothing."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Beside = Callable[..., Callable[[], Any]]  # takes a function and its arguments, returns a function that gives its result
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Lets torch use so many threads for one operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def beside() -> Iterator[Beside]:
+    """Gives a function that calls another one in a second thread, in the order of the calls.
+
+    Each call returns a function that gives the result, or raises what was raised; at the end of the block all calls are done.
+    torch's threads are shared out between the two. Where torch may use one thread only, the calls are made at once, in this
+    one; the results are the same.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield _at_once
+        return
+    share = threads // 2
+    # A new thread has a limit of its own, which does not follow the one that is set here.
+    with torch_threads(share), ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result
+
+
+def _at_once(function: Callable, *arguments: Any) -> Callable[[], Any]:
+    result = function(*arguments)
+    return lambda: result

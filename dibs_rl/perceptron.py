@@ -1,0 +1,117 @@
+"""A multi-layer perceptron with its backward pass by hand: m weighted gradients for little more than the price of one.
+
+Where objective i's gradient is a sum over samples of one vector times a scalar of its own, `g_i = sum_b c_ib * v_b`, the error
+that flows back through the layers is the same for all objectives up to that scalar. So it is sent back once, each layer's
+input and error are kept, and the m gradients are weighted products of the two.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dibs_rl.gradients import split_like
+
+
+class Activation(NamedTuple):
+    """An activation and its derivative.
+
+    Attributes:
+        apply: Maps a layer's output, which it may overwrite.
+        pull_back: Error before the activation, of the error after it and the activation's output.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    pull_back: Callable[[Tensor, Tensor], Tensor]
+
+
+def _tanh(z: Tensor) -> Tensor:
+    # 2 sigmoid(2z) - 1: on a CPU three times as fast as torch.tanh, and within 2e-7 of it in float32.
+    return z.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def _elu_pull_back(error: Tensor, output: Tensor) -> Tensor:
+    return torch.where(output > 0, error, error * (output + 1))
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.Tanh: Activation(_tanh, torch.ops.aten.tanh_backward),
+    nn.ReLU: Activation(Tensor.relu_, lambda error, output: torch.ops.aten.threshold_backward(error, output, 0)),
+    nn.ELU: Activation(nn.functional.elu_, _elu_pull_back),
+}
+
+
+def is_perceptron(layers: Sequence[nn.Module]) -> bool:
+    """Whether layers are linear ones with biases and a known activation between each two, and nothing else."""
+    linear, between = list(layers[::2]), list(layers[1::2])
+    return (
+        len(linear) == len(between) + 1
+        and all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in linear)
+        and all(type(layer) in ACTIVATIONS and getattr(layer, "alpha", 1.0) == 1.0 for layer in between)
+        and len({type(layer) for layer in between}) <= 1
+    )
+
+
+class Perceptron:
+    """Forward and backward pass of linear layers with one activation between them.
+
+    It uses the layers' own parameters, in place, and keeps what its last forward pass needs for the backward pass.
+
+    Args:
+        layers: Linear layers and activations in turn, as `is_perceptron` wants them.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.parameters: list[nn.Parameter] = [p for layer in layers[::2] for p in layer.parameters()]
+        self._weights = [p.detach() for p in self.parameters[0::2]]
+        self._biases = [p.detach() for p in self.parameters[1::2]]
+        self._activation = ACTIVATIONS[type(layers[1])] if len(layers) > 1 else None
+        self._inputs: list[Tensor] = []
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.parameters)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs `[b, out]` of inputs `[b, in]`."""
+        self._inputs = [inputs]
+        output = inputs
+        for i, (weight, bias) in enumerate(zip(self._weights, self._biases, strict=True)):
+            output = torch.addmm(bias, output, weight.t())
+            if self._activation is not None and i < len(self._weights) - 1:
+                output = self._activation.apply(output)
+                self._inputs.append(output)
+        return output
+
+    def write_gradient(self, error: Tensor, out: Sequence[Tensor]) -> None:
+        """Gradient of a loss, of its derivative `[b, out]` by the last outputs, into tensors shaped as the parameters."""
+        for i, layer_error in self._errors(error):
+            torch.mm(layer_error.t(), self._inputs[i], out=out[2 * i])
+            torch.sum(layer_error, 0, out=out[2 * i + 1])
+
+    def write_jacobian(self, error: Tensor, coefficients: Tensor, out: Tensor) -> None:
+        """Gradients of k losses whose derivatives by the last outputs are `coefficients[:, i] * error`, into rows `[k, p]`.
+
+        Args:
+            error: `[b, out]`, what the losses have in common.
+            coefficients: `[b, k]`.
+            out: `[k, p]`, filled.
+        """
+        rows = [split_like(row, self.parameters) for row in out]
+        for i, layer_error in self._errors(error):
+            inputs, biases = self._inputs[i], coefficients.t() @ layer_error
+            narrow_inputs = inputs.shape[1] < layer_error.shape[1]  # the narrower side is cheaper to weight
+            for k, row in enumerate(rows):
+                c = coefficients[:, k : k + 1]
+                left, right = (layer_error, inputs * c) if narrow_inputs else (layer_error * c, inputs)
+                torch.mm(left.t(), right, out=row[2 * i])
+                row[2 * i + 1].copy_(biases[k])
+
+    def _errors(self, error: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """The layers' numbers, last first, with the error that reaches each."""
+        for i in reversed(range(len(self._weights))):
+            yield i, error
+            if i and self._activation is not None:
+                error = self._activation.pull_back(error @ self._weights[i], self._inputs[i])

@@ -1,0 +1,40 @@
+"""HalfCheetah-v5: a planar cheetah that runs; six joints, no way to fall for good."""
+
+import torch
+from torch import Tensor
+
+from dibs_rl.envs.tasks.numpy_order import sum_rows, vector_reward
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+
+_RESET_NOISE = 0.1
+_CONTROL_COST = 0.1  # Gymnasium's weight, which MO-Gymnasium divides out again
+
+
+class HalfCheetah(Task):
+    """Rewards.
+
+    - 0, `forward`: velocity along x in m/s.
+    - 1, `energy`: minus the sum of squared actions.
+
+    Gymnasium's scalar reward is `forward + 0.1 * energy`.
+    """
+
+    objectives = ("forward", "energy")
+
+    def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Uniform noise on positions, normal noise on velocities."""
+        qpos = robot.init_qpos + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qpos))
+        return qpos, robot.init_qvel + _RESET_NOISE * noise.standard_normal(len(robot.init_qvel))
+
+    def observe(self, robot: Robot, physics: Physics) -> Tensor:
+        """Positions but for x, and velocities."""
+        return torch.cat([physics.qpos[:, 1:], physics.qvel], dim=1)
+
+    def remember(self, robot: Robot, physics: Physics) -> Tensor:
+        """Position along x in m."""
+        return physics.qpos[:, 0].clone()
+
+    def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
+        """See the class."""
+        control_cost = _CONTROL_COST * sum_rows(actions.square())
+        return vector_reward((physics.qpos[:, 0] - before) / robot.dt, -control_cost / _CONTROL_COST)

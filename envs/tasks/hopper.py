@@ -1,0 +1,62 @@
+"""Hopper-v5: one leg that hops and may fall."""
+
+import torch
+from torch import Tensor
+
+from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+
+_RESET_NOISE = 5e-3
+_CONTROL_COST = 1e-3  # Gymnasium's weight, which MO-Gymnasium divides out where energy is an objective
+_ALIVE = 1.0
+_HEIGHT = 10.0
+_LEAST_Z = 0.7  # m
+_GREATEST_ANGLE = 0.2  # rad
+_GREATEST_STATE = 100.0
+_GREATEST_OBSERVED_SPEED = 10.0
+
+
+class Hopper(Task):
+    """Rewards, each with +1 while it stands.
+
+    - 0, `forward`: velocity along x in m/s.
+    - 1, `height`: ten times the height above the start in m.
+    - 2, `energy`: minus the sum of squared actions; without this objective a thousandth of it is added to the others.
+
+    Args:
+        energy: Whether energy is an objective.
+    """
+
+    def __init__(self, *, energy: bool = True) -> None:
+        self.objectives = ("forward", "height", "energy") if energy else ("forward", "height")
+
+    def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Uniform noise on positions and velocities."""
+        qpos = robot.init_qpos + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qpos))
+        return qpos, robot.init_qvel + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qvel))
+
+    def observe(self, robot: Robot, physics: Physics) -> Tensor:
+        """Positions but for x, and velocities, clipped."""
+        speeds = physics.qvel.clamp(-_GREATEST_OBSERVED_SPEED, _GREATEST_OBSERVED_SPEED)
+        return torch.cat([physics.qpos[:, 1:], speeds], dim=1)
+
+    def remember(self, robot: Robot, physics: Physics) -> Tensor:
+        """Position along x in m."""
+        return physics.qpos[:, 0].clone()
+
+    def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
+        """See the class."""
+        forward = (physics.qpos[:, 0] - before) / robot.dt
+        height = _HEIGHT * (physics.qpos[:, 1] - robot.init_qpos[1])
+        control_cost = _CONTROL_COST * sum_rows(actions.square())
+        if len(self.objectives) == 3:
+            reward = vector_reward(forward, height, -control_cost / _CONTROL_COST)
+        else:
+            reward = add_to_all(vector_reward(forward, height), -control_cost)
+        return add_to_all(reward, _ALIVE * ~self.terminated(robot, physics))
+
+    def terminated(self, robot: Robot, physics: Physics) -> Tensor:
+        """Where it has fallen or left all bounds."""
+        z, angle = physics.qpos[:, 1], physics.qpos[:, 2]
+        bounded = (torch.cat([physics.qpos[:, 2:], physics.qvel], dim=1).abs() < _GREATEST_STATE).all(dim=1)
+        return ~(bounded & (z > _LEAST_Z) & z.isfinite() & (angle.abs() < _GREATEST_ANGLE))

@@ -1,0 +1,37 @@
+"""Sums and roundings in the order in which MO-Gymnasium's NumPy code does them, so that rewards equal its own bit for bit."""
+
+import torch
+from torch import Tensor
+
+_LANES = 8  # running sums that NumPy keeps side by side; it halves only what is longer than 128
+
+
+def sum_rows(values: Tensor) -> Tensor:
+    """`np.sum` of each row of `[n, k]`, k <= 128."""
+    k = values.shape[1]
+    if k < _LANES:
+        return _one_by_one(values[:, 0], values[:, 1:])
+    whole = k - k % _LANES
+    first, *others = values[:, :whole].split(_LANES, dim=1)
+    lanes = first
+    for part in others:
+        lanes = lanes + part
+    pairs = lanes[:, 0::2] + lanes[:, 1::2]
+    fours = pairs[:, 0::2] + pairs[:, 1::2]
+    return _one_by_one(fours[:, 0] + fours[:, 1], values[:, whole:])
+
+
+def vector_reward(*components: Tensor) -> Tensor:
+    """`np.array([...], dtype=np.float32)` of each world: components `[n]`, of any float type, to `[n, m]`."""
+    return torch.stack([component.float() for component in components], dim=1)
+
+
+def add_to_all(reward: Tensor, amount: Tensor) -> Tensor:
+    """`reward += amount`: added in float64 and rounded to the reward's float32, `[n, m]` and `[n]` to `[n, m]`."""
+    return (reward.double() + amount.double().unsqueeze(1)).float()
+
+
+def _one_by_one(total: Tensor, values: Tensor) -> Tensor:
+    for value in values.unbind(dim=1):
+        total = total + value
+    return total

@@ -1,0 +1,106 @@
+"""What a MuJoCo task is: pure torch functions of the physics state, the same for every backend that steps physics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+_NOT_BOUND = torch.empty(0)
+
+
+class Robot(NamedTuple):
+    """What is constant about a robot's model.
+
+    Attributes:
+        init_qpos: Joint positions the model starts from, `[nq]`.
+        init_qvel: Joint velocities the model starts from, `[nv]`.
+        body_mass: Masses in kg, `[nbody]`.
+        bodies: Index of each body by its name.
+        dt: Seconds between two actions.
+    """
+
+    init_qpos: Tensor
+    init_qvel: Tensor
+    body_mass: Tensor
+    bodies: Mapping[str, int]
+    dt: float
+
+
+class Physics(NamedTuple):
+    """State of n worlds in MuJoCo's fields and units; only those among a task's `fields` are filled.
+
+    As after `mj_step`, what is derived from positions (`xpos`, `xipos`, `cinert`, `cvel`) lags one substep behind `qpos`.
+
+    Attributes:
+        qpos: Joint positions, `[n, nq]`, in m and rad.
+        qvel: Joint velocities, `[n, nv]`, in m/s and rad/s.
+        ctrl: Controls, `[n, nu]`.
+        xpos: Positions of the bodies' frames, `[n, nbody, 3]`, in m.
+        xipos: Positions of the bodies' centres of mass, `[n, nbody, 3]`, in m.
+        cinert: Bodies' inertia and mass about the robot's centre of mass, `[n, nbody, 10]`.
+        cvel: Bodies' velocities, rotation before translation, `[n, nbody, 6]`.
+        qfrc_actuator: Actuators' forces on the joints, `[n, nv]`.
+        cfrc_ext: Contact forces on the bodies, torque before force, `[n, nbody, 6]`.
+    """
+
+    qpos: Tensor
+    qvel: Tensor
+    ctrl: Tensor = _NOT_BOUND
+    xpos: Tensor = _NOT_BOUND
+    xipos: Tensor = _NOT_BOUND
+    cinert: Tensor = _NOT_BOUND
+    cvel: Tensor = _NOT_BOUND
+    qfrc_actuator: Tensor = _NOT_BOUND
+    cfrc_ext: Tensor = _NOT_BOUND
+
+    def worlds(self, index: Tensor) -> "Physics":
+        """Some of the worlds, copied."""
+        return Physics(*(part if part is _NOT_BOUND else part[index] for part in self))
+
+
+class Noise(Protocol):
+    """Random numbers for the k worlds that start an episode; successive calls go on in each world's own stream."""
+
+    def uniform(self, low: float, high: float, size: int) -> Tensor:
+        """Uniform numbers `[k, size]`."""
+
+    def standard_normal(self, size: int) -> Tensor:
+        """Standard normal numbers `[k, size]`."""
+
+
+class Task(ABC):
+    """Observation, vector reward, termination and start of one of MO-Gymnasium's robots.
+
+    Attributes:
+        objectives: Names of the reward's m components.
+        fields: The fields of `Physics` that the functions read.
+    """
+
+    objectives: tuple[str, ...]
+    fields: tuple[str, ...] = ("qpos", "qvel")
+
+    @abstractmethod
+    def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Positions `[k, nq]` and velocities `[k, nv]` that k episodes start from."""
+
+    @abstractmethod
+    def observe(self, robot: Robot, physics: Physics) -> Tensor:
+        """Observations `[n, d]`."""
+
+    def controls(self, actions: Tensor) -> Tensor:
+        """Controls `[n, nu]` of actions `[n, ...]`."""
+        return actions
+
+    @abstractmethod
+    def remember(self, robot: Robot, physics: Physics) -> Tensor:
+        """What the reward needs of the state before the step, `[n, ...]`, copied."""
+
+    @abstractmethod
+    def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
+        """Rewards `[n, m]` in float32, of what was remembered, the state after the step, and the actions."""
+
+    def terminated(self, robot: Robot, physics: Physics) -> Tensor:
+        """Whether the task's own rules end the episode, `[n]` bool."""
+        return torch.zeros(len(physics.qpos), dtype=torch.bool, device=physics.qpos.device)

@@ -1,0 +1,49 @@
+"""Walker2d-v5: two legs in a plane that walk and may fall."""
+
+import torch
+from torch import Tensor
+
+from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+
+_RESET_NOISE = 5e-3
+_CONTROL_COST = 1e-3  # Gymnasium's weight, which MO-Gymnasium divides out again
+_ALIVE = 1.0
+_LEAST_Z, _GREATEST_Z = 0.8, 2.0  # m
+_GREATEST_ANGLE = 1.0  # rad
+_GREATEST_OBSERVED_SPEED = 10.0
+
+
+class Walker2d(Task):
+    """Rewards, each with +1 while it stands.
+
+    - 0, `forward`: velocity along x in m/s.
+    - 1, `energy`: minus the sum of squared actions.
+    """
+
+    objectives = ("forward", "energy")
+
+    def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Uniform noise on positions and velocities."""
+        qpos = robot.init_qpos + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qpos))
+        return qpos, robot.init_qvel + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qvel))
+
+    def observe(self, robot: Robot, physics: Physics) -> Tensor:
+        """Positions but for x, and velocities, clipped."""
+        speeds = physics.qvel.clamp(-_GREATEST_OBSERVED_SPEED, _GREATEST_OBSERVED_SPEED)
+        return torch.cat([physics.qpos[:, 1:], speeds], dim=1)
+
+    def remember(self, robot: Robot, physics: Physics) -> Tensor:
+        """Position along x in m."""
+        return physics.qpos[:, 0].clone()
+
+    def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
+        """See the class."""
+        control_cost = _CONTROL_COST * sum_rows(actions.square())
+        reward = vector_reward((physics.qpos[:, 0] - before) / robot.dt, -control_cost / _CONTROL_COST)
+        return add_to_all(reward, _ALIVE * ~self.terminated(robot, physics))
+
+    def terminated(self, robot: Robot, physics: Physics) -> Tensor:
+        """Where it has fallen."""
+        z, angle = physics.qpos[:, 1], physics.qpos[:, 2]
+        return ~((z > _LEAST_Z) & (z < _GREATEST_Z) & (angle.abs() < _GREATEST_ANGLE))
