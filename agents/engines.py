@@ -14,7 +14,7 @@ from dibs_rl.agents.policies import VectorCritic
 from dibs_rl.vec_env import Obs
 
 
-class Score(Protocol):
+class Evaluation(Protocol):
     """What a policy makes of a batch: log probabilities of its actions, and their gradients.
 
     Attributes:
@@ -60,7 +60,7 @@ class Engine(Protocol):
     def act(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Sampled actions `[b, ...]` and their log probabilities `[b]`; a ValueError where these are not finite."""
 
-    def score(self, inputs: Any, actions: Tensor) -> Score:
+    def evaluate(self, inputs: Any, actions: Tensor) -> Evaluation:
         """The policy on a batch; valid until the next one."""
 
     def values(self, inputs: Any) -> Values:
@@ -88,30 +88,30 @@ class AutogradEngine:
         """See `Engine`."""
         return self._policy.act(inputs)
 
-    def score(self, inputs: Obs, actions: Tensor) -> "AutogradScore":
+    def evaluate(self, inputs: Obs, actions: Tensor) -> "AutogradEvaluation":
         """See `Engine`."""
         log_prob, entropy = self._policy.log_prob_and_entropy(inputs, actions)
-        return AutogradScore(log_prob, entropy.mean(), self._policy.policy_parameters())
+        return AutogradEvaluation(log_prob, entropy.mean(), self._policy.policy_parameters())
 
     def values(self, inputs: Obs) -> "AutogradValues":
         """See `Engine`."""
         return AutogradValues(self._policy.normalised_values(inputs), self._policy.value_parameters())
 
 
-class AutogradScore:
-    """`Score` by autograd."""
+class AutogradEvaluation:
+    """`Evaluation` by autograd."""
 
     def __init__(self, log_prob: Tensor, entropy: Tensor, parameters: list[nn.Parameter]) -> None:
         self.log_prob, self.entropy = log_prob.detach(), entropy.detach()
         self._log_prob, self._entropy, self._parameters = log_prob, entropy, parameters
 
     def jacobian(self, coefficients: Tensor) -> Tensor:
-        """See `Score`."""
+        """See `Evaluation`."""
         columns = coefficients.unbind(dim=1)
         return torch.stack([_flat_gradient(self._log_prob, self._parameters, column) for column in columns])
 
     def gradient(self, coefficients: Tensor, entropy_slope: float) -> Tensor:
-        """See `Score`."""
+        """See `Evaluation`."""
         loss = self._log_prob @ coefficients
         if entropy_slope:
             loss = loss + entropy_slope * self._entropy

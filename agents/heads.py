@@ -49,7 +49,7 @@ class GaussianHead(Head):
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """See `Head`."""
-        self._z = (actions - self._mean) / self._std
+        self._z = (actions.flatten(1) - self._mean) / self._std
         constant = self._log_std.sum() + 0.5 * math.log(2 * math.pi) * len(self._log_std)
         return self._z.square().sum(dim=1).mul_(-0.5).sub_(constant)
 

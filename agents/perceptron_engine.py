@@ -1,8 +1,9 @@
 """The quick engine: ordinary perceptrons, differentiated by hand."""
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
-from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from dibs_rl.agents.heads import CategoricalHead, GaussianHead, Head
 from dibs_rl.agents.policies import MlpPolicy, NormalisedExtractor, VectorCritic
 from dibs_rl.gradients import split_like
 from dibs_rl.perceptron import Perceptron, is_perceptron
+from dibs_rl.popart import PopArtHead
 from dibs_rl.vec_env import Obs
 
 _SMALL = 50_000  # parameters; two threads help from here on
@@ -37,7 +39,7 @@ class PerceptronEngine:
 
     def inputs(self, obs: Obs) -> Tensor:
         """Normalised observations, `[b, d]`."""
-        features = preprocess_obs(obs, self._policy.observation_space)
+        features = preprocess_obs(obs, self._policy.observation_space, normalize_images=self._policy.normalize_images)
         assert isinstance(features, Tensor)  # for the type checker: a dictionary is no ordinary case
         features = self._frozen_norm(features) if self._frozen_norm is not None else features
         return features.flatten(1)
@@ -48,15 +50,16 @@ class PerceptronEngine:
         head = self._head(self._policy, self._actor.forward(inputs))
         actions = head.sample()
         log_prob = head.log_prob(actions)
+        actions = actions.reshape((-1, *(self._policy.action_space.shape or ())))
         if not log_prob.isfinite().all():
             raise ValueError("The policy's log probabilities are not finite.")
         return actions, log_prob
 
     @torch.no_grad()
-    def score(self, inputs: Tensor, actions: Tensor) -> "PerceptronScore":
+    def evaluate(self, inputs: Tensor, actions: Tensor) -> "PerceptronEvaluation":
         """See `Engine`."""
         head = self._head(self._policy, self._actor.forward(inputs))
-        return PerceptronScore(self._actor, head, actions, self._policy_gradient, self._policy_parts)
+        return PerceptronEvaluation(self._actor, head, actions, self._policy_gradient, self._policy_parts)
 
     @torch.no_grad()
     def values(self, inputs: Tensor) -> "PerceptronValues":
@@ -64,15 +67,15 @@ class PerceptronEngine:
         return PerceptronValues(self._critic, self._critic.forward(inputs), self._value_gradient, self._value_parts)
 
 
-class PerceptronScore:
-    """`Score` by hand: the head's errors, sent back through the network once."""
+class PerceptronEvaluation:
+    """`Evaluation` by hand: the head's errors, sent back through the network once."""
 
     def __init__(self, net: Perceptron, head: Head, actions: Tensor, flat: Tensor, parts: list[Tensor]) -> None:
         self.log_prob, self.entropy = head.log_prob(actions), head.entropy()
         self._net, self._head, self._flat, self._parts = net, head, flat, parts
 
     def jacobian(self, coefficients: Tensor) -> Tensor:
-        """See `Score`."""
+        """See `Evaluation`."""
         error, own_slopes = self._head.slopes()
         jacobian = self._flat.new_empty(coefficients.shape[1], len(self._flat))
         own = own_slopes.shape[1]
@@ -81,7 +84,7 @@ class PerceptronScore:
         return jacobian
 
     def gradient(self, coefficients: Tensor, entropy_slope: float) -> Tensor:
-        """See `Score`."""
+        """See `Evaluation`."""
         error, own_slopes = self._head.slopes()
         entropy_error, own_entropy_slope = self._head.entropy_slopes()
         own = own_slopes.shape[1]
@@ -109,19 +112,19 @@ class PerceptronValues:
 
 def is_small(policy: VectorCritic) -> bool:
     """Whether the policy's operations on a minibatch are a matter of microseconds."""
-    return sum(p.numel() for p in policy.policy_parameters()) < _SMALL
+    return max(sum(p.numel() for p in part) for part in (policy.policy_parameters(), policy.value_parameters())) < _SMALL
 
 
 def is_ordinary(policy: VectorCritic) -> bool:
     """Whether the policy is exactly what `PerceptronEngine` computes: no module, parameter or method more or other."""
-    if type(policy) is not MlpPolicy or policy.use_sde or policy.squash_output:
+    if type(policy) is not MlpPolicy or policy.use_sde or policy.squash_output or not _is_vector(policy.observation_space):
         return False
     extractors = [policy.pi_features_extractor, policy.vf_features_extractor]
     if any(type(e.extractor if isinstance(e, NormalisedExtractor) else e) is not FlattenExtractor for e in extractors):
         return False
     actor = [*policy.mlp_extractor.policy_net, policy.action_net]
     critic = [*policy.mlp_extractor.value_net, policy.value_net]
-    if not (is_perceptron(actor) and is_perceptron(critic)):
+    if not (is_perceptron(actor) and is_perceptron(critic, last=PopArtHead)):
         return False
     gaussian = type(policy.action_dist) is DiagGaussianDistribution
     own = [policy.log_std] if gaussian else []
@@ -130,6 +133,11 @@ def is_ordinary(policy: VectorCritic) -> bool:
         and _same([*own, *Perceptron(actor).parameters], policy.policy_parameters())
         and _same(Perceptron(critic).parameters, policy.value_parameters())
     )
+
+
+def _is_vector(space: spaces.Space) -> bool:
+    """Whether observations are vectors of numbers: images and one-hot categories may not fit in memory all at once."""
+    return isinstance(space, spaces.Box) and not is_image_space(space)
 
 
 def _same(ours: list[nn.Parameter], theirs: list[nn.Parameter]) -> bool:

@@ -21,6 +21,8 @@ from dibs_rl.errors import UserError
 from dibs_rl.popart import PopArtHead
 from dibs_rl.vec_env import Obs
 
+_OTHER_ADAMS = {"fused", "foreach", "capturable", "differentiable"}  # arguments that choose among Adam's implementations
+
 
 class RunningNorm(nn.Module):
     """Centres and scales each entry of an observation by the mean and standard deviation seen so far.
@@ -172,7 +174,12 @@ class VectorCritic(ActorCriticPolicy):
 
     def _make_optimizer(self, parameters: list[nn.Parameter], lr_schedule: Schedule) -> torch.optim.Optimizer:
         kwargs = dict(self.optimizer_kwargs)
-        if self.optimizer_class is torch.optim.Adam and not kwargs.keys() & {"fused", "foreach", "amsgrad", "capturable"}:
+        if self.optimizer_class is torch.optim.Adam and not kwargs.keys() & {
+            "fused",
+            "foreach",
+            "capturable",
+            "differentiable",
+        }:
             kwargs["fused"] = True  # one call for all parameters, a tenth of the time on small networks
         return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
 
@@ -195,7 +202,7 @@ class VectorCritic(ActorCriticPolicy):
     def log_prob_and_entropy(self, obs: Obs, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log probabilities `[b]` of given actions, and entropies `[b]` (estimated where there is no closed form)."""
         distribution = self.get_distribution(obs)
-        log_prob = distribution.log_prob(actions)
+        log_prob = distribution.log_prob(actions.flatten(1) if actions.dim() > 2 else actions)
         entropy = distribution.entropy()
         return log_prob, -log_prob if entropy is None else entropy
 

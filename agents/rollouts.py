@@ -19,7 +19,7 @@ from dibs_rl.buffers import VectorRolloutBuffer, chunks
 from dibs_rl.envs import as_vector_env
 from dibs_rl.errors import NonFiniteError, UserError
 from dibs_rl.returns import generalized_advantages
-from dibs_rl.vec_env import LazyInfos, Obs, VectorRewardVecEnv, map_obs
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
 
 
 class VectorRollouts(Persistent, OnPolicyAlgorithm):
@@ -66,31 +66,36 @@ class VectorRollouts(Persistent, OnPolicyAlgorithm):
             if not self._fill(rollout_buffer, engine, env, callback, n_rollout_steps):
                 return False
             self._check_rewards(rollout_buffer)
-            self._compute_advantages(rollout_buffer, self._to_device(self._last_obs))
+            self._compute_advantages(rollout_buffer, engine, self._to_device(self._last_obs))
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
     def _fill(
-        self, buffer: VectorRolloutBuffer, engine: Engine, env: VectorRewardVecEnv, callback: BaseCallback, steps: int
+        self,
+        rollout_buffer: VectorRolloutBuffer,
+        engine: Engine,
+        env: VectorRewardVecEnv,
+        callback: BaseCallback,
+        n_rollout_steps: int,
     ) -> bool:
-        """Acts and steps; False if a callback stopped it."""
+        """Acts and steps; False if a callback stopped it. Callbacks see its local variables under SB3's names."""
         obs = self._to_device(self._last_obs)
-        for t in range(steps):
+        for t in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
-            actions, log_probs = self._act(engine, obs, buffer)
-            buffer.add_decision(obs, actions, log_probs)
+            actions, log_probs = self._act(engine, obs, rollout_buffer)
+            rollout_buffer.add_decision(obs, actions, log_probs)
             step = env.step_tensors(self._inside_action_space(actions))
-            buffer.add_outcome(step)
+            rollout_buffer.add_outcome(step)
             self.num_timesteps += env.num_envs
-            rewards, dones, infos = step.reward, step.done.cpu().numpy(), LazyInfos(env, step)
+            rewards, dones, infos = step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
             if dones.any():
                 self._note_endings(env)
             callback.update_locals(locals())
             obs = self._to_device(step.obs)
             go_on = callback.on_step()
-            if not go_on or t == steps - 1:
+            if not go_on or t == n_rollout_steps - 1:
                 self._last_obs = map_obs(torch.clone, obs)  # a step's tensors are only lent
             if not go_on:
                 return False
@@ -146,12 +151,12 @@ class VectorRollouts(Persistent, OnPolicyAlgorithm):
         )
 
     @torch.no_grad()
-    def _compute_advantages(self, buffer: VectorRolloutBuffer, last_obs: Obs) -> None:
+    def _compute_advantages(self, buffer: VectorRolloutBuffer, engine: Engine, last_obs: Obs) -> None:
         """Asks the critic once about the whole rollout, then GAE for all objectives."""
-        values = self._values(buffer.flat(buffer.obs)).view(buffer.rewards.shape)
+        values = self._values(engine, buffer.flat(buffer.obs)).view(buffer.rewards.shape)
         truncated_obs = buffer.truncated_obs()
-        truncated_values = None if truncated_obs is None else self._values(self._to_device(truncated_obs))
-        next_values = buffer.next_values(values, self._values(last_obs), truncated_values)
+        truncated_values = None if truncated_obs is None else self._values(engine, self._to_device(truncated_obs))
+        next_values = buffer.next_values(values, self._values(engine, last_obs), truncated_values)
         buffer.advantages = generalized_advantages(
             buffer.rewards,
             values,
@@ -167,8 +172,9 @@ class VectorRollouts(Persistent, OnPolicyAlgorithm):
             raise NonFiniteError(f"The advantages of {names} are not finite after {self.num_timesteps} steps.")
         buffer.value_targets = buffer.advantages + values
 
-    def _values(self, obs: Obs) -> Tensor:
-        return torch.cat([self.policy.predict_values(part) for part in chunks(obs)])
+    def _values(self, engine: Engine, obs: Obs) -> Tensor:
+        head = self.policy.value_net
+        return torch.cat([head.unnormalise(engine.values(engine.inputs(part)).values) for part in chunks(obs)])
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Writes the log: mean return of the last episodes for each objective, lengths and speed."""

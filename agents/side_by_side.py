@@ -22,18 +22,23 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def beside() -> Iterator[Beside]:
+def beside(small: bool, overlaps: bool) -> Iterator[Beside]:
     """Gives a function that calls another one in a second thread, in the order of the calls.
 
     Each call returns a function that gives the result, or raises what was raised; at the end of the block all calls are done.
     torch's threads are shared out between the two. Where torch may use one thread only, the calls are made at once, in this
     one; the results are the same.
+
+    Args:
+        small: Whether operations are so short that each thread had better do its own alone.
+        overlaps: Whether the calls leave anything to do beside them; if not, they are made at once.
     """
     threads = torch.get_num_threads()
-    if threads == 1:
-        yield _at_once
+    if threads == 1 or not overlaps:
+        with torch_threads(1 if small else threads):
+            yield _at_once
         return
-    share = threads // 2
+    share = 1 if small else threads // 2
     # A new thread has a limit of its own, which does not follow the one that is set here.
     with torch_threads(share), ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(share,)) as pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchjd.aggregation import Aggregator, WeightedAggregator
 
-from dibs_rl.agents.engines import Engine, Score, engine_of
+from dibs_rl.agents.engines import Engine, Evaluation, engine_of
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import Beside, beside
 from dibs_rl.buffers import Minibatch, chunks, rows, slices, take
@@ -26,23 +26,30 @@ Log = dict[str, list]
 Result = Callable[[], list[Tensor]]
 
 
-class Descent:
+class ClippedStep:
     """Steps of an optimiser along given gradients, whose norm is limited.
 
     Args:
-        optimizer: Its parameters get parts of one flat vector as their `.grad`.
+        optimizer: Its parameters that are not among `parameters` stay as they are.
+        parameters: What the gradients are by, in their order.
         max_norm: Largest norm of a gradient.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], max_norm: float) -> None:
         self._optimizer, self._max_norm = optimizer, max_norm
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._flat = torch.empty_like(nn.utils.parameters_to_vector(parameters)).detach()
+        optimizer.zero_grad()
         for parameter, part in zip(parameters, split_like(self._flat, parameters), strict=True):
             parameter.grad = part
 
-    def step(self, gradient: Tensor) -> None:
-        """One step along minus a gradient `[p]`."""
+    def along(self, gradient: Tensor) -> None:
+        """One step along minus a gradient `[p]`.
+
+        Raises:
+            ValueError: If the gradient has not as many entries as the parameters.
+        """
+        if gradient.shape != self._flat.shape:
+            raise ValueError(f"The gradient must have {len(self._flat)} entries; found shape {list(gradient.shape)}.")
         scale = (self._max_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
         torch.mul(gradient, scale, out=self._flat)
         self._optimizer.step()
@@ -59,13 +66,14 @@ class CombinedUpdate(VectorRollouts):
     _scalarise: Callable[[Tensor], Tensor] | None
 
     def train(self) -> None:
-        """Updates policy and critic on the rollout, side by side where torch may use two threads."""
+        """Updates policy and critic on the rollout, side by side where torch may use more than one thread and that helps."""
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.policy.optimizer, self.policy.value_optimizer])
         log: Log = defaultdict(list)
-        with beside() as call:
+        engine = engine_of(self.policy)
+        with beside(engine.small, overlaps=self.bargain_every == "epoch" or not engine.small) as call:
             try:
-                self._learn_from_rollout(call, log)
+                self._learn_from_rollout(engine, call, log)
             except ValueError:  # torch's distributions and the combiners refuse what is not finite; the cause comes first
                 self._check_parameters()
                 raise
@@ -76,12 +84,13 @@ class CombinedUpdate(VectorRollouts):
             log["explained_variance"].append(explained_variances(buffer.value_targets, buffer.advantages))
             self._log_update(log)
 
-    def _learn_from_rollout(self, call: Beside, log: Log) -> None:
-        engine = engine_of(self.policy)
+    def _learn_from_rollout(self, engine: Engine, call: Beside, log: Log) -> None:
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
         batch = batch._replace(obs=engine.inputs(batch.obs))
         learnt = self._train_policy(engine, batch, log, lambda orders: call(self._train_critic, engine, batch, orders))
-        log["value_loss"] = [loss for losses in learnt for loss in losses()]
+        value_losses_found = [loss for losses in learnt for loss in losses()]
+        if value_losses_found:  # none where the very first minibatch was too far from the old policy
+            log["value_loss"] = value_losses_found
 
     def _train_policy(
         self, engine: Engine, rollout: Minibatch, log: Log, then: Callable[[list[Tensor]], Result]
@@ -100,7 +109,7 @@ class CombinedUpdate(VectorRollouts):
             if self.bargain_every == "epoch":
                 weights = self._bargain(engine, rollout, log)
             if engine.small and results:
-                results[-1]()  # short operations of two threads wait for each other; the long ones above do not
+                results[-1]()  # short operations of two threads wait for each other; the long ones of a bargain do not
             orders = list(self.rollout_buffer.indices(self.batch_size))
             taken = self._train_epoch(engine, rollout, orders, weights, log)
             results.append(then(orders[:taken]))
@@ -111,25 +120,26 @@ class CombinedUpdate(VectorRollouts):
 
     def _train_epoch(self, engine: Engine, rollout: Minibatch, orders: list[Tensor], weights: Tensor | None, log: Log) -> int:
         """Takes the policy's steps of one epoch and returns how many it took."""
-        descent = Descent(self.policy.optimizer, self.max_grad_norm)
+        step = ClippedStep(self.policy.optimizer, self.policy.policy_parameters(), self.max_grad_norm)
         for taken, order in enumerate(orders):
             batch = take(rollout, order)
             if weights is None and self.normalize_advantage:
                 batch = batch._replace(advantages=normalise_columns(batch.advantages))
-            score = engine.score(batch.obs, batch.actions)
-            log_ratio = score.log_prob - batch.log_probs
+            evaluated = engine.evaluate(batch.obs, batch.actions)
+            log_ratio = evaluated.log_prob - batch.log_probs
             if not self._may_go_on(log_ratio, log):
                 return taken
-            self._step_policy(descent, score, self._policy_losses(log_ratio, batch), weights, log)
+            self._step_policy(step, evaluated, self._policy_losses(log_ratio, batch), weights, log)
         return len(orders)
 
     def _train_critic(self, engine: Engine, rollout: Minibatch, orders: list[Tensor]) -> list[Tensor]:
         """Takes the critic's steps of one epoch and returns its losses, `[m]` each."""
-        descent, found = Descent(self.policy.value_optimizer, self.max_grad_norm), []
+        step = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
+        found = []
         for order in orders:
             values = engine.values(map_obs(lambda part, order=order: rows(part, order), rollout.obs))
             losses, slopes = value_losses(values.values, rows(rollout.value_targets, order))
-            descent.step(values.gradient(slopes.mul_(self.vf_coef)))
+            step.along(values.gradient(slopes.mul_(self.vf_coef)))
             found.append(losses)
         return found
 
@@ -165,9 +175,9 @@ class CombinedUpdate(VectorRollouts):
         jacobian: Tensor | None = None
         for part in slices(rollout.obs):
             batch = take(rollout, part)
-            score = engine.score(batch.obs, batch.actions)
-            losses = self._policy_losses(score.log_prob - batch.log_probs, batch)
-            share = score.jacobian(losses.slopes * (len(batch.log_probs) / len(rollout.log_probs)))
+            evaluated = engine.evaluate(batch.obs, batch.actions)
+            losses = self._policy_losses(evaluated.log_prob - batch.log_probs, batch)
+            share = evaluated.jacobian(losses.slopes * (len(batch.log_probs) / len(rollout.log_probs)))
             jacobian = share if jacobian is None else jacobian + share
         if jacobian is None:
             raise RuntimeError("The rollout is empty.")
@@ -185,18 +195,20 @@ class CombinedUpdate(VectorRollouts):
         log["bargain"].append(describe_bargain(jacobian, direction, weights, self._rows))
         return direction, weights
 
-    def _step_policy(self, descent: "Descent", score: Score, losses: PolicyLosses, weights: Tensor | None, log: Log) -> None:
+    def _step_policy(
+        self, step: ClippedStep, evaluated: Evaluation, losses: PolicyLosses, weights: Tensor | None, log: Log
+    ) -> None:
         """One optimiser step of the policy along the combined gradient; the entropy bonus is added after combining."""
         if weights is not None:
-            gradient = score.gradient(losses.slopes @ weights, -self.ent_coef)
+            gradient = evaluated.gradient(losses.slopes @ weights, -self.ent_coef)
         else:
-            gradient, _ = self._combine(score.jacobian(losses.slopes), log)
+            gradient, _ = self._combine(evaluated.jacobian(losses.slopes), log)
             if self.ent_coef != 0:
-                gradient = gradient + score.gradient(torch.zeros_like(score.log_prob), -self.ent_coef)
-        descent.step(gradient)
+                gradient = gradient + evaluated.gradient(torch.zeros_like(evaluated.log_prob), -self.ent_coef)
+        step.along(gradient)
         log["policy_gradient_loss"].append(losses.losses)
         log["clip_fraction"].append(losses.clip_fractions)
-        log["entropy_loss"].append(-score.entropy)
+        log["entropy_loss"].append(-evaluated.entropy)
 
     @abstractmethod
     def _policy_losses(self, log_ratio: Tensor, batch: Minibatch) -> PolicyLosses:

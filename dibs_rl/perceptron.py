@@ -42,14 +42,21 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
 }
 
 
-def is_perceptron(layers: Sequence[nn.Module]) -> bool:
-    """Whether layers are linear ones with biases and a known activation between each two, and nothing else."""
+def is_perceptron(layers: Sequence[nn.Module], last: type[nn.Linear] = nn.Linear) -> bool:
+    """Whether layers are plain linear ones with biases and one known activation between each two, and nothing else.
+
+    Args:
+        layers: In order.
+        last: What the last one is: a kind of linear layer.
+    """
     linear, between = list(layers[::2]), list(layers[1::2])
+    kinds = [nn.Linear] * (len(linear) - 1) + [last]
     return (
         len(linear) == len(between) + 1
-        and all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in linear)
+        and all(type(layer) is kind and layer.bias is not None for layer, kind in zip(linear, kinds, strict=True))
         and all(type(layer) in ACTIVATIONS and getattr(layer, "alpha", 1.0) == 1.0 for layer in between)
         and len({type(layer) for layer in between}) <= 1
+        and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
     )
 
 

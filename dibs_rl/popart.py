@@ -96,7 +96,11 @@ class PopArtHead(nn.Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         """Values in the rewards' units, `[..., m]`."""
-        return unnormalise(self.normalised(features), self.moments)
+        return self.unnormalise(self.normalised(features))
+
+    def unnormalise(self, units: Tensor) -> Tensor:
+        """From the head's own units `[..., m]` to the rewards'."""
+        return unnormalise(units, self.moments)
 
     def normalise(self, values: Tensor) -> Tensor:
         """From the rewards' units `[..., m]` to the head's own."""

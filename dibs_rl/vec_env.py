@@ -124,7 +124,10 @@ class VectorRewardVecEnv(VecEnv):
         return step
 
     def pop_episodes(self) -> tuple[Tensor, Tensor]:
-        """Returns `[k, m]` and lengths `[k]` of the k episodes that ended since the last call (or reset)."""
+        """Returns `[k, m]` and lengths `[k]` of the k episodes that ended since the last call (or reset).
+
+        A learner takes them at each step of its own environment.
+        """
         if not self._finished:
             return self._episode_return[:0], self._episode_length[:0]
         returns, lengths = zip(*self._finished, strict=True)
@@ -149,8 +152,11 @@ class VectorRewardVecEnv(VecEnv):
 
     def infos(self, step: Step) -> list[dict[str, Any]]:
         """SB3's `infos` for a step just taken: empty but where an episode ended."""
-        of_ended = self.episode_infos(step)
-        return [of_ended.get(i, {}) for i in range(self.num_envs)]
+        return list(self.lazy_infos(step))
+
+    def lazy_infos(self, step: Step) -> Sequence[dict[str, Any]]:
+        """The same without a dictionary for each world: what callbacks of a learner see."""
+        return LazyInfos(self.num_envs, self.episode_infos(step))
 
     # SB3's numpy interface: the same steps, copied out.
 
@@ -172,24 +178,24 @@ class VectorRewardVecEnv(VecEnv):
 
 
 class LazyInfos(Sequence):
-    """`infos` of a step for callbacks that want them: no dictionary is made before one is looked at.
+    """SB3's `infos` of a step: a dictionary for each episode that ended, and for other worlds an empty one when asked for.
 
     Args:
-        env: The environment that was stepped.
-        step: Its last step.
+        num_envs: Worlds n.
+        of_ended: The infos of the worlds whose episode ended.
     """
 
-    def __init__(self, env: VectorRewardVecEnv, step: Step) -> None:
-        self._env, self._step = env, step
-        self._infos: list[dict[str, Any]] | None = None
+    def __init__(self, num_envs: int, of_ended: dict[int, dict[str, Any]]) -> None:
+        self._num_envs, self._of_ended = num_envs, of_ended
 
     def __len__(self) -> int:
-        return self._env.num_envs
+        return self._num_envs
 
     def __getitem__(self, index: Any) -> Any:
-        if self._infos is None:
-            self._infos = self._env.infos(self._step)
-        return self._infos[index]
+        worlds = range(self._num_envs)[index]
+        if isinstance(worlds, range):
+            return [self._of_ended.get(i, {}) for i in worlds]
+        return self._of_ended.get(worlds, {})
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

@@ -86,6 +86,8 @@ class BatchVecEnv(VectorRewardVecEnv):
     def _step_worlds(self, actions: Tensor) -> Step:
         task, robot, physics = self._task, self._robot, self._physics
         actions = actions.to("cpu")
+        if actions.shape != (self.num_envs, *self.action_space.shape):  # type: ignore[misc]
+            raise UserError(f"Actions must be one for each of {self.num_envs} worlds; found shape {list(actions.shape)}.")
         before = task.remember(robot, physics)
         self._controls.copy_(task.controls(actions))
         self._batch.step(nstep=self._frame_skip)

@@ -77,7 +77,7 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
                 map_obs(lambda stored, value, i=i: stored[i].copy_(value), final, last)
         return final
 
-    def infos(self, step: Step) -> list[dict[str, Any]]:
+    def lazy_infos(self, step: Step) -> list[dict[str, Any]]:
         """The wrapped environment's own infos, with this class's where an episode ended."""
         of_ended = self.episode_infos(step)
         return [of_ended.get(i, own) for i, own in enumerate(self._last_infos)]

@@ -12,6 +12,7 @@ OBSERVATIONS = {
 }
 ACTIONS = {
     "box": spaces.Box(-1.0, 1.0, (2,), np.float32),
+    "matrix": spaces.Box(-1.0, 1.0, (2, 3), np.float32),
     "discrete": spaces.Discrete(3),
     "multidiscrete": spaces.MultiDiscrete([3, 2]),
     "multibinary": spaces.MultiBinary(2),

@@ -156,6 +156,25 @@ def test_what_the_batch_cannot_step_is_said(env_id, kwargs, words):
         make(env_id, 1, backend="batch", **kwargs)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "actions", "error"),
+    [
+        ("mo-hopper-v5", torch.zeros(1, 3), "one for each of 2 worlds"),
+        ("mo-hopper-v5", torch.zeros(2, 4), "one for each of 2 worlds"),
+        ("mo-reacher-v5", torch.tensor([3]), "one for each of 2 worlds"),
+        ("mo-reacher-v5", torch.tensor([3, 9]), "out of range"),
+        ("mo-reacher-v5", torch.tensor([3, -1]), "out of range"),
+    ],
+)
+def test_actions_that_are_none_are_refused_before_the_physics_steps(env_id, actions, error):
+    env = make(env_id, 2)
+    env.reset_tensors()
+    before = env._physics.qpos.clone()
+    with pytest.raises((UserError, IndexError), match=error):
+        env.step_tensors(actions)
+    assert torch.equal(env._physics.qpos, before)
+
+
 def test_without_mujocos_batch_the_gym_backend_steps(monkeypatch):
     monkeypatch.setattr("dibs_rl.envs.batch_installed", lambda: False)
     assert make("mo-halfcheetah", 1).backend == "gym"
@@ -172,6 +191,11 @@ def test_sb3s_questions_are_answered():
     with pytest.raises(UserError, match="backend='gym'"):
         env.set_attr("frame_skip", 3)
     env.close()
+
+
+def test_longer_rows_are_refused():
+    with pytest.raises(ValueError, match="At most 128"):
+        sum_rows(torch.zeros(2, 129))
 
 
 @given(st.integers(1, 128), st.sampled_from([np.float32, np.float64]), st.integers(0, 2**31))

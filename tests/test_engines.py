@@ -11,13 +11,14 @@ from dibs_rl.agents import DiBSPPO, MlpPolicy
 from dibs_rl.agents.engines import AutogradEngine, engine_of
 from dibs_rl.agents.perceptron_engine import PerceptronEngine
 from dibs_rl.agents.side_by_side import torch_threads
+from dibs_rl.agents.update import ClippedStep
 from dibs_rl.losses import ppo_policy_losses
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
 ORDINARY = {
     "gaussian": {"action": "box"},
     "categorical": {"action": "discrete"},
-    "discrete observation": {"obs": "discrete"},
+    "matrix of actions": {"action": "matrix"},
 }
 NETWORKS = {
     "tanh": {},
@@ -44,7 +45,7 @@ def test_the_engines_agree(case, network):
     model = trained(NETWORKS[network], **ORDINARY[case])
     quick, sure = PerceptronEngine(model.policy), AutogradEngine(model.policy)
     obs, actions, batch = batch_of(model)
-    a, b = quick.score(quick.inputs(obs), actions), sure.score(sure.inputs(obs), actions)
+    a, b = quick.evaluate(quick.inputs(obs), actions), sure.evaluate(sure.inputs(obs), actions)
     assert_close(a.log_prob, b.log_prob, rtol=0, atol=4e-6)
     assert_close(a.entropy, b.entropy, rtol=1e-6, atol=1e-6)
     slopes = ppo_policy_losses(b.log_prob - batch.log_probs, batch.advantages, 0.2).slopes
@@ -93,6 +94,8 @@ class OwnPolicy(MlpPolicy):
         (lambda: trained(steps=64), True),
         (lambda: trained(steps=64, action="discrete"), True),
         (lambda: trained(steps=64, action="multidiscrete"), False),
+        (lambda: trained(steps=64, obs="discrete"), False),
+        (lambda: trained({"normalize_images": False}, 64, obs="image"), False),
         (lambda: trained(steps=64, action="multibinary"), False),
         (lambda: trained({"activation_fn": nn.GELU}, 64), False),
         (lambda: trained(steps=64, policy=OwnPolicy), False),
@@ -104,22 +107,68 @@ def test_the_quick_engine_is_taken_where_it_can_be(make, quick):
     assert isinstance(engine_of(make().policy), PerceptronEngine) is quick
 
 
-def test_a_parameter_added_by_hand_is_not_overlooked():
+def add_parameter(policy):
+    policy.extra = nn.Parameter(torch.zeros(3))
+
+
+def freeze_a_layer(policy):
+    policy.mlp_extractor.policy_net[0].weight.requires_grad_(False)
+
+
+def double_the_output(policy):
+    class Doubled(nn.Linear):
+        def forward(self, features):
+            return 2 * super().forward(features)
+
+    policy.action_net.__class__ = Doubled
+
+
+def hook_a_layer(policy):
+    policy.mlp_extractor.value_net[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+@pytest.mark.parametrize("change", [add_parameter, freeze_a_layer, double_the_output, hook_a_layer])
+def test_a_policy_changed_by_hand_is_not_overlooked(change):
     model = trained(steps=64)
-    model.policy.extra = nn.Parameter(torch.zeros(3))
-    assert isinstance(engine_of(model.policy), AutogradEngine)
-    model.policy.action_net.bias.requires_grad_(False)
+    change(model.policy)
     assert isinstance(engine_of(model.policy), AutogradEngine)
 
 
 @pytest.mark.parametrize("every", ["epoch", "minibatch"])
-@pytest.mark.parametrize("target_kl", [None, 1e-4])
-def test_a_critic_beside_the_policy_learns_the_same(every, target_kl):
-    """Bit for bit, also where the policy's update ends early."""
+def test_a_frozen_layer_stays_as_it_is_and_the_others_learn(every):
+    """Each gradient reaches its own parameter: what a learner without the layer's gradient would do."""
+    model = DiBSPPO("MlpPolicy", point_envs(), bargain_every=every, **SMALL)
+    freeze_a_layer(model.policy)
+    before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
+    model.learn(128)
+    still = {name for name, p in model.policy.named_parameters() if torch.equal(p, before[name])}
+    assert still == {"mlp_extractor.policy_net.0.weight"}
+
+
+def test_a_gradient_of_another_size_is_refused():
+    model = trained(steps=64)
+    step = ClippedStep(model.policy.optimizer, model.policy.policy_parameters(), 0.5)
+    with pytest.raises(ValueError, match="found shape"):
+        step.along(torch.zeros(3))
+
+
+@pytest.mark.parametrize("every", ["epoch", "minibatch"])
+@pytest.mark.parametrize("ends_early", [False, True])
+@pytest.mark.parametrize("small", [True, False])
+def test_a_critic_beside_the_policy_learns_the_same(every, ends_early, small, monkeypatch):
+    """Bit for bit, also where the policy's update ends within an epoch."""
+    taken, target_kl = [], 0.01 if ends_early else None
+    settings = {**SMALL, "learning_rate": 0.01 if ends_early else 3e-4}
+    monkeypatch.setattr("dibs_rl.agents.perceptron_engine._SMALL", 50_000 if small else 0)
+
+    class Counting(DiBSPPO):
+        def _train_critic(self, engine, rollout, orders):
+            taken.append(len(orders))
+            return super()._train_critic(engine, rollout, orders)
 
     def run(threads):
         with torch_threads(1):  # the networks' random start depends on torch's threads
-            model = DiBSPPO("MlpPolicy", point_envs(), bargain_every=every, target_kl=target_kl, **SMALL)
+            model = Counting("MlpPolicy", point_envs(), bargain_every=every, target_kl=target_kl, **settings)
         with torch_threads(threads):
             model.learn(192)
         return nn.utils.parameters_to_vector(model.policy.parameters()), model._n_updates
@@ -127,6 +176,7 @@ def test_a_critic_beside_the_policy_learns_the_same(every, target_kl):
     (alone, updates), (beside, same_updates) = run(1), run(2)
     assert torch.equal(alone, beside)
     assert updates == same_updates
+    assert any(0 < number < 4 for number in taken) is ends_early
 
 
 def test_an_error_beside_is_raised_here(monkeypatch):

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
-from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, normal_velocity_start
 
-_RESET_NOISE = 0.1
+_RESET_NOISE = 0.1  # in the units of positions and velocities
 _CONTROL_COST = 0.5  # Gymnasium's weight, which MO-Gymnasium divides out where energy is an objective
 _CONTACT_COST = 5e-4
-_GREATEST_CONTACT_FORCE = 1.0
-_ALIVE = 1.0
+_GREATEST_CONTACT_FORCE = 1.0  # N and N m
+_ALIVE = 1.0  # reward a step
 _LEAST_Z, _GREATEST_Z = 0.2, 1.0  # m
 _TORSO = 1
 
@@ -21,6 +21,8 @@ class Ant(Task):
     - 0, `x_velocity`: velocity of the torso along x in m/s.
     - 1, `y_velocity`: velocity of the torso along y in m/s.
     - 2, `energy`: minus the sum of squared actions; without this objective half of it is added to the others.
+
+    Gymnasium's scalar reward is `x_velocity + 0.5 * energy` but for the multiples of what is in each.
 
     Args:
         energy: Whether energy is an objective.
@@ -33,8 +35,7 @@ class Ant(Task):
 
     def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
         """Uniform noise on positions, normal noise on velocities."""
-        qpos = robot.init_qpos + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qpos))
-        return qpos, robot.init_qvel + _RESET_NOISE * noise.standard_normal(len(robot.init_qvel))
+        return normal_velocity_start(robot, noise, _RESET_NOISE)
 
     def observe(self, robot: Robot, physics: Physics) -> Tensor:
         """Positions but for x and y, velocities, and the clipped contact forces on the bodies but the world."""

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from dibs_rl.envs.tasks.numpy_order import sum_rows, vector_reward
-from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, normal_velocity_start
 
-_RESET_NOISE = 0.1
+_RESET_NOISE = 0.1  # in the units of positions and velocities
 _CONTROL_COST = 0.1  # Gymnasium's weight, which MO-Gymnasium divides out again
 
 
@@ -23,8 +23,7 @@ class HalfCheetah(Task):
 
     def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
         """Uniform noise on positions, normal noise on velocities."""
-        qpos = robot.init_qpos + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qpos))
-        return qpos, robot.init_qvel + _RESET_NOISE * noise.standard_normal(len(robot.init_qvel))
+        return normal_velocity_start(robot, noise, _RESET_NOISE)
 
     def observe(self, robot: Robot, physics: Physics) -> Tensor:
         """Positions but for x, and velocities."""

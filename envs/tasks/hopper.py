@@ -4,16 +4,16 @@ import torch
 from torch import Tensor
 
 from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
-from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, uniform_start
 
-_RESET_NOISE = 5e-3
+_RESET_NOISE = 5e-3  # in the units of positions and velocities
 _CONTROL_COST = 1e-3  # Gymnasium's weight, which MO-Gymnasium divides out where energy is an objective
-_ALIVE = 1.0
-_HEIGHT = 10.0
+_ALIVE = 1.0  # reward a step
+_HEIGHT = 10.0  # reward a metre
 _LEAST_Z = 0.7  # m
 _GREATEST_ANGLE = 0.2  # rad
-_GREATEST_STATE = 100.0
-_GREATEST_OBSERVED_SPEED = 10.0
+_GREATEST_STATE = 100.0  # of angles and velocities, in rad, m/s and rad/s
+_GREATEST_OBSERVED_SPEED = 10.0  # m/s and rad/s
 
 
 class Hopper(Task):
@@ -22,6 +22,8 @@ class Hopper(Task):
     - 0, `forward`: velocity along x in m/s.
     - 1, `height`: ten times the height above the start in m.
     - 2, `energy`: minus the sum of squared actions; without this objective a thousandth of it is added to the others.
+
+    Gymnasium's scalar reward is `forward + 0.001 * energy` but for the multiple of +1 while it stands.
 
     Args:
         energy: Whether energy is an objective.
@@ -32,8 +34,7 @@ class Hopper(Task):
 
     def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
         """Uniform noise on positions and velocities."""
-        qpos = robot.init_qpos + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qpos))
-        return qpos, robot.init_qvel + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qvel))
+        return uniform_start(robot, noise, _RESET_NOISE)
 
     def observe(self, robot: Robot, physics: Physics) -> Tensor:
         """Positions but for x, and velocities, clipped."""

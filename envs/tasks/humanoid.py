@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
-from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, uniform_start
 
-_RESET_NOISE = 1e-2
+_RESET_NOISE = 1e-2  # in the units of positions and velocities
 _CONTROL_COST = 0.1  # Gymnasium's weight, which MO-Gymnasium divides out again
 _CONTACT_COST = 5e-7
 _GREATEST_CONTACT_COST = 10.0
-_ALIVE = 5.0
+_ALIVE = 5.0  # reward a step
 _LEAST_Z, _GREATEST_Z = 1.0, 2.0  # m
 _FREE_JOINT = 6  # velocities of the root, which no actuator moves
 
@@ -20,6 +20,8 @@ class Humanoid(Task):
 
     - 0, `forward`: velocity of the centre of mass along x in m/s.
     - 1, `energy`: minus the sum of squared actions.
+
+    Gymnasium's scalar reward is `1.25 * forward + 0.1 * energy` but for the multiples of what is in each.
     """
 
     objectives = ("forward", "energy")
@@ -27,8 +29,7 @@ class Humanoid(Task):
 
     def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
         """Uniform noise on positions and velocities."""
-        qpos = robot.init_qpos + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qpos))
-        return qpos, robot.init_qvel + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qvel))
+        return uniform_start(robot, noise, _RESET_NOISE)
 
     def observe(self, robot: Robot, physics: Physics) -> Tensor:
         """Positions but for x and y, velocities, inertia, body velocities, actuator forces, and contact forces."""

@@ -3,12 +3,19 @@
 import torch
 from torch import Tensor
 
-_LANES = 8  # running sums that NumPy keeps side by side; it halves only what is longer than 128
+_LANES = 8  # running sums that NumPy keeps side by side
+_LONGEST = 128  # what is longer it halves first
 
 
 def sum_rows(values: Tensor) -> Tensor:
-    """`np.sum` of each row of `[n, k]`, k <= 128."""
+    """`np.sum` of each row of `[n, k]`.
+
+    Raises:
+        ValueError: If k > 128, from where on NumPy's order is another one.
+    """
     k = values.shape[1]
+    if k > _LONGEST:
+        raise ValueError(f"At most {_LONGEST} numbers are summed in NumPy's order; found {k}.")
     if k < _LANES:
         return _one_by_one(values[:, 0], values[:, 1:])
     whole = k - k % _LANES

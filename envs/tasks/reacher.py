@@ -11,6 +11,7 @@ _UNUSED_NOISE = 0.1  # on positions that are all set; drawn so that the random n
 _START = (0.0, 3.1415 / 2)  # rad
 _TARGETS = (0.14, 0.0, -0.14, 0.0, 0.0, 0.14, 0.0, -0.14)  # x and y of each in m
 _LINKS = 2
+_TORQUES = torch.tensor([-1.0, 0.0, 1.0])
 _DISTANCE_COST = 4.0
 _OBSERVED_SPEED = 0.1
 
@@ -36,8 +37,9 @@ class Reacher(Task):
         return torch.cat([angles.cos(), angles.sin(), physics.qvel[:, :_LINKS] * _OBSERVED_SPEED], dim=1)
 
     def controls(self, actions: Tensor) -> Tensor:
-        """Action 3 i + j turns the links with torques i - 1 and j - 1."""
-        return torch.stack([actions // 3 - 1, actions % 3 - 1], dim=1)
+        """Controls `[n, 2]`: action 3 i + j turns the links with torques i - 1 and j - 1."""
+        torques = torch.cartesian_prod(_TORQUES, _TORQUES).to(actions.device)
+        return torques.index_select(0, actions)  # refuses numbers that are no action
 
     def remember(self, robot: Robot, physics: Physics) -> Tensor:
         """Distances of the fingertip from the targets, `[n, 4]`, in m."""

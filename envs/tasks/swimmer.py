@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from dibs_rl.envs.tasks.numpy_order import sum_rows, vector_reward
-from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, uniform_start
 
-_RESET_NOISE = 0.1
+_RESET_NOISE = 0.1  # in the units of positions and velocities
 _CONTROL_COST = 1e-4  # Gymnasium's weight, which MO-Gymnasium divides out again
 
 
@@ -15,14 +15,15 @@ class Swimmer(Task):
 
     - 0, `forward`: velocity of the head along x in m/s.
     - 1, `energy`: minus the sum of squared actions.
+
+    Gymnasium's scalar reward is `forward + 0.0001 * energy`.
     """
 
     objectives = ("forward", "energy")
 
     def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
         """Uniform noise on positions and velocities."""
-        qpos = robot.init_qpos + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qpos))
-        return qpos, robot.init_qvel + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qvel))
+        return uniform_start(robot, noise, _RESET_NOISE)
 
     def observe(self, robot: Robot, physics: Physics) -> Tensor:
         """Positions but for x and y, and velocities."""

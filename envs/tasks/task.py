@@ -70,6 +70,18 @@ class Noise(Protocol):
         """Standard normal numbers `[k, size]`."""
 
 
+def uniform_start(robot: Robot, noise: Noise, scale: float) -> tuple[Tensor, Tensor]:
+    """The model's positions and velocities with uniform noise in +-scale, in their units: m, rad, m/s, rad/s."""
+    qpos = robot.init_qpos + noise.uniform(-scale, scale, len(robot.init_qpos))
+    return qpos, robot.init_qvel + noise.uniform(-scale, scale, len(robot.init_qvel))
+
+
+def normal_velocity_start(robot: Robot, noise: Noise, scale: float) -> tuple[Tensor, Tensor]:
+    """The same with normal noise of that standard deviation on the velocities."""
+    qpos = robot.init_qpos + noise.uniform(-scale, scale, len(robot.init_qpos))
+    return qpos, robot.init_qvel + scale * noise.standard_normal(len(robot.init_qvel))
+
+
 class Task(ABC):
     """Observation, vector reward, termination and start of one of MO-Gymnasium's robots.
 

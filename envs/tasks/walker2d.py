@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
-from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, uniform_start
 
-_RESET_NOISE = 5e-3
+_RESET_NOISE = 5e-3  # in the units of positions and velocities
 _CONTROL_COST = 1e-3  # Gymnasium's weight, which MO-Gymnasium divides out again
-_ALIVE = 1.0
+_ALIVE = 1.0  # reward a step
 _LEAST_Z, _GREATEST_Z = 0.8, 2.0  # m
 _GREATEST_ANGLE = 1.0  # rad
-_GREATEST_OBSERVED_SPEED = 10.0
+_GREATEST_OBSERVED_SPEED = 10.0  # m/s and rad/s
 
 
 class Walker2d(Task):
@@ -19,14 +19,15 @@ class Walker2d(Task):
 
     - 0, `forward`: velocity along x in m/s.
     - 1, `energy`: minus the sum of squared actions.
+
+    Gymnasium's scalar reward is `forward + 0.001 * energy` but for the multiple of +1 while it stands.
     """
 
     objectives = ("forward", "energy")
 
     def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
         """Uniform noise on positions and velocities."""
-        qpos = robot.init_qpos + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qpos))
-        return qpos, robot.init_qvel + noise.uniform(-_RESET_NOISE, _RESET_NOISE, len(robot.init_qvel))
+        return uniform_start(robot, noise, _RESET_NOISE)
 
     def observe(self, robot: Robot, physics: Physics) -> Tensor:
         """Positions but for x, and velocities, clipped."""
