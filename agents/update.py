@@ -12,14 +12,13 @@ from torchjd.aggregation import Aggregator, WeightedAggregator
 from dibs_rl.agents.engines import Engine, Evaluation, engine_of
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import Beside, beside
-from dibs_rl.buffers import Minibatch, chunks, rows, slices, take
+from dibs_rl.buffers import Minibatch, chunks, minibatches, slices, take
 from dibs_rl.combiners import follow_jacobian
 from dibs_rl.diagnostics import Bargain, describe_bargain, summarise
 from dibs_rl.errors import NonFiniteError
 from dibs_rl.gradients import split_like
 from dibs_rl.losses import PolicyLosses, value_losses
 from dibs_rl.returns import explained_variances, normalise_columns
-from dibs_rl.vec_env import map_obs
 
 Every = Literal["rollout", "epoch", "minibatch"]
 Log = dict[str, list]
@@ -121,8 +120,7 @@ class CombinedUpdate(VectorRollouts):
     def _train_epoch(self, engine: Engine, rollout: Minibatch, orders: list[Tensor], weights: Tensor | None, log: Log) -> int:
         """Takes the policy's steps of one epoch and returns how many it took."""
         step = ClippedStep(self.policy.optimizer, self.policy.policy_parameters(), self.max_grad_norm)
-        for taken, order in enumerate(orders):
-            batch = take(rollout, order)
+        for taken, batch in enumerate(minibatches(rollout, orders)):
             if weights is None and self.normalize_advantage:
                 batch = batch._replace(advantages=normalise_columns(batch.advantages))
             evaluated = engine.evaluate(batch.obs, batch.actions)
@@ -136,9 +134,9 @@ class CombinedUpdate(VectorRollouts):
         """Takes the critic's steps of one epoch and returns its losses, `[m]` each."""
         step = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
         found = []
-        for order in orders:
-            values = engine.values(map_obs(lambda part, order=order: rows(part, order), rollout.obs))
-            losses, slopes = value_losses(values.values, rows(rollout.value_targets, order))
+        for batch in minibatches(rollout, orders):
+            values = engine.values(batch.obs)
+            losses, slopes = value_losses(values.values, batch.value_targets)
             step.along(values.gradient(slopes.mul_(self.vf_coef)))
             found.append(losses)
         return found

