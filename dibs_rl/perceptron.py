@@ -13,22 +13,26 @@ from torch import Tensor, nn
 
 from dibs_rl.gradients import split_like
 
+_MINUS_ONE = torch.tensor(-1.0)  # on the CPU, as a number: it takes the other tensor's type and device
+
 
 class Activation(NamedTuple):
     """An activation and its derivative.
 
     Attributes:
-        apply: Maps a layer's output, which it may overwrite.
+        gain: What the layer's output is multiplied by before `apply`: free of cost in the layer itself.
+        apply: Maps the layer's output, which it may overwrite.
         pull_back: Error before the activation, of the error after it and the activation's output.
     """
 
+    gain: float
     apply: Callable[[Tensor], Tensor]
     pull_back: Callable[[Tensor, Tensor], Tensor]
 
 
-def _tanh(z: Tensor) -> Tensor:
-    # 2 sigmoid(2z) - 1: on a CPU three times as fast as torch.tanh, and within 2e-7 of it in float32.
-    return z.mul_(2).sigmoid_().mul_(2).sub_(1)
+def _tanh_of_half(doubled: Tensor) -> Tensor:
+    # tanh(z) = 2 sigmoid(2z) - 1: on a CPU three times as fast as torch.tanh, and within 2.4e-7 of it in float32.
+    return torch.add(_MINUS_ONE, doubled.sigmoid_(), alpha=2)
 
 
 def _elu_pull_back(error: Tensor, output: Tensor) -> Tensor:
@@ -36,9 +40,9 @@ def _elu_pull_back(error: Tensor, output: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Tanh: Activation(_tanh, torch.ops.aten.tanh_backward),
-    nn.ReLU: Activation(Tensor.relu_, lambda error, output: torch.ops.aten.threshold_backward(error, output, 0)),
-    nn.ELU: Activation(nn.functional.elu_, _elu_pull_back),
+    nn.Tanh: Activation(2.0, _tanh_of_half, torch.ops.aten.tanh_backward),
+    nn.ReLU: Activation(1.0, Tensor.relu_, lambda error, output: torch.ops.aten.threshold_backward(error, output, 0)),
+    nn.ELU: Activation(1.0, nn.functional.elu_, _elu_pull_back),
 }
 
 
@@ -73,7 +77,9 @@ class Perceptron:
         self.parameters: list[nn.Parameter] = [p for layer in layers[::2] for p in layer.parameters()]
         self._weights = [p.detach() for p in self.parameters[0::2]]
         self._biases = [p.detach() for p in self.parameters[1::2]]
-        self._activation = ACTIVATIONS[type(layers[1])] if len(layers) > 1 else None
+        self._activation = ACTIVATIONS[
+            type(layers[1]) if len(layers) > 1 else nn.ReLU
+        ]  # unused where there is no hidden layer
         self._inputs: list[Tensor] = []
 
     @property
@@ -85,12 +91,12 @@ class Perceptron:
         """Outputs `[b, out]` of inputs `[b, in]`."""
         self._inputs = [inputs]
         output = inputs
-        for i, (weight, bias) in enumerate(zip(self._weights, self._biases, strict=True)):
-            output = torch.addmm(bias, output, weight.t())
-            if self._activation is not None and i < len(self._weights) - 1:
-                output = self._activation.apply(output)
-                self._inputs.append(output)
-        return output
+        *hidden, (last_weight, last_bias) = zip(self._weights, self._biases, strict=True)
+        for weight, bias in hidden:
+            gain = self._activation.gain
+            output = self._activation.apply(torch.addmm(bias, output, weight.t(), beta=gain, alpha=gain))
+            self._inputs.append(output)
+        return torch.addmm(last_bias, output, last_weight.t())
 
     def write_gradient(self, error: Tensor, out: Sequence[Tensor]) -> None:
         """Gradient of a loss, of its derivative `[b, out]` by the last outputs, into tensors shaped as the parameters."""
@@ -120,5 +126,5 @@ class Perceptron:
         """The layers' numbers, last first, with the error that reaches each."""
         for i in reversed(range(len(self._weights))):
             yield i, error
-            if i and self._activation is not None:
+            if i:
                 error = self._activation.pull_back(error @ self._weights[i], self._inputs[i])

@@ -116,6 +116,7 @@ class VectorRewardVecEnv(VecEnv):
         self._episode_return += step.reward
         self._episode_length += 1
         done = step.done
+        self._ended = self._episode_return[:0], self._episode_length[:0]
         if done.any():
             self._ended = self._episode_return[done], self._episode_length[done]
             self._finished.append(self._ended)
@@ -136,10 +137,10 @@ class VectorRewardVecEnv(VecEnv):
 
     def episode_infos(self, step: Step) -> dict[int, dict[str, Any]]:
         """SB3's info of each world whose episode ended in a step just taken, by the world's number."""
-        ended = step.done.nonzero().flatten().tolist()
-        if not ended:
-            return {}
         returns, lengths = self._ended
+        if not len(lengths):
+            return {}
+        ended = step.done.nonzero().flatten().tolist()
         return {
             i: {
                 **self.own_infos.get(i, {}),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dibs_rl.buffers import VectorRolloutBuffer, minibatches, take
+from dibs_rl.buffers import Minibatch, VectorRolloutBuffer, minibatches, take
 from dibs_rl.vec_env import Step, map_obs
 
 T, N, M = 5, 3, 2
