@@ -29,10 +29,6 @@ class HalfCheetah(Task):
         """Positions but for x, and velocities."""
         return torch.cat([physics.qpos[:, 1:], physics.qvel], dim=1)
 
-    def remember(self, robot: Robot, physics: Physics) -> Tensor:
-        """Position along x in m."""
-        return physics.qpos[:, 0].clone()
-
     def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
         """See the class."""
         control_cost = _CONTROL_COST * sum_rows(actions.square())

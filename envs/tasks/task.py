@@ -82,6 +82,11 @@ def normal_velocity_start(robot: Robot, noise: Noise, scale: float) -> tuple[Ten
     return qpos, robot.init_qvel + scale * noise.standard_normal(len(robot.init_qvel))
 
 
+def planar_observation(physics: Physics, greatest_speed: float) -> Tensor:
+    """Positions but for x, and velocities clipped to +-`greatest_speed`, `[n, nq - 1 + nv]`."""
+    return torch.cat([physics.qpos[:, 1:], physics.qvel.clamp(-greatest_speed, greatest_speed)], dim=1)
+
+
 class Task(ABC):
     """Observation, vector reward, termination and start of one of MO-Gymnasium's robots.
 
@@ -105,9 +110,9 @@ class Task(ABC):
         """Controls `[n, nu]` of actions `[n, ...]`."""
         return actions
 
-    @abstractmethod
     def remember(self, robot: Robot, physics: Physics) -> Tensor:
-        """What the reward needs of the state before the step, `[n, ...]`, copied."""
+        """What the reward needs of the state before the step, `[n, ...]`, copied: where the root is along x, in m."""
+        return physics.qpos[:, 0].clone()
 
     @abstractmethod
     def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
 """Walker2d-v5: two legs in a plane that walk and may fall."""
 
-import torch
 from torch import Tensor
 
 from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
-from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, uniform_start
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, planar_observation, uniform_start
 
 _RESET_NOISE = 5e-3  # in the units of positions and velocities
 _CONTROL_COST = 1e-3  # Gymnasium's weight, which MO-Gymnasium divides out again
@@ -31,12 +30,7 @@ class Walker2d(Task):
 
     def observe(self, robot: Robot, physics: Physics) -> Tensor:
         """Positions but for x, and velocities, clipped."""
-        speeds = physics.qvel.clamp(-_GREATEST_OBSERVED_SPEED, _GREATEST_OBSERVED_SPEED)
-        return torch.cat([physics.qpos[:, 1:], speeds], dim=1)
-
-    def remember(self, robot: Robot, physics: Physics) -> Tensor:
-        """Position along x in m."""
-        return physics.qpos[:, 0].clone()
+        return planar_observation(physics, _GREATEST_OBSERVED_SPEED)
 
     def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
         """See the class."""
