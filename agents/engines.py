@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dibs_rl.agents.perceptron_engine import PerceptronEngine, is_ordinary, is_small
 from dibs_rl.agents.policies import VectorCritic
+from dibs_rl.gradients import objective_jacobian
 from dibs_rl.vec_env import Obs
 
 
@@ -107,15 +108,14 @@ class AutogradEvaluation:
 
     def jacobian(self, coefficients: Tensor) -> Tensor:
         """See `Evaluation`."""
-        columns = coefficients.unbind(dim=1)
-        return torch.stack([_flat_gradient(self._log_prob, self._parameters, column) for column in columns])
+        return objective_jacobian(coefficients.t() @ self._log_prob, self._parameters, retain_graph=True)
 
     def gradient(self, coefficients: Tensor, entropy_slope: float) -> Tensor:
         """See `Evaluation`."""
         loss = self._log_prob @ coefficients
         if entropy_slope:
             loss = loss + entropy_slope * self._entropy
-        return _flat_gradient(loss, self._parameters)
+        return objective_jacobian(loss, self._parameters, retain_graph=True)[0]
 
 
 class AutogradValues:
@@ -127,10 +127,4 @@ class AutogradValues:
 
     def gradient(self, error: Tensor) -> Tensor:
         """See `Values`."""
-        return _flat_gradient(self._values, self._parameters, error)
-
-
-def _flat_gradient(output: Tensor, parameters: list[nn.Parameter], grad_output: Tensor | None = None) -> Tensor:
-    found = torch.autograd.grad(output, parameters, grad_output, retain_graph=True, allow_unused=True)
-    parts = [torch.zeros_like(p) if part is None else part for part, p in zip(found, parameters, strict=True)]
-    return torch.cat([part.flatten() for part in parts])
+        return objective_jacobian((self._values * error).sum(), self._parameters)[0]

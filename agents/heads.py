@@ -84,7 +84,7 @@ class CategoricalHead(Head):
 
     def entropy(self) -> Tensor:
         """See `Head`."""
-        return -(self._p * self._log_p).sum(dim=1).mean()
+        return self._entropies().mean()
 
     def slopes(self) -> tuple[Tensor, Tensor]:
         """See `Head`."""
@@ -92,5 +92,7 @@ class CategoricalHead(Head):
 
     def entropy_slopes(self) -> tuple[Tensor | None, float]:
         """See `Head`."""
-        entropies = -(self._p * self._log_p).sum(dim=1, keepdim=True)
-        return -self._p * (self._log_p + entropies) / len(self._p), 0.0
+        return -self._p * (self._log_p + self._entropies()) / len(self._p), 0.0
+
+    def _entropies(self) -> Tensor:
+        return -(self._p * self._log_p).sum(dim=1, keepdim=True)

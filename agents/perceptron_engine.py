@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dibs_rl.agents.heads import CategoricalHead, GaussianHead, Head
 from dibs_rl.agents.policies import MlpPolicy, NormalisedExtractor, VectorCritic
-from dibs_rl.gradients import split_like
+from dibs_rl.gradients import flat_gradient
 from dibs_rl.perceptron import Perceptron, is_perceptron
 from dibs_rl.popart import PopArtHead
 from dibs_rl.vec_env import Obs
@@ -29,12 +29,10 @@ class PerceptronEngine:
         extractor = policy.features_extractor
         norm = extractor.norm.of_vector if isinstance(extractor, NormalisedExtractor) else None
         self._frozen_norm = norm.frozen() if norm is not None else None
-        self._actor = Perceptron([*policy.mlp_extractor.policy_net, policy.action_net])
-        self._critic = Perceptron([*policy.mlp_extractor.value_net, policy.value_net])
-        self._policy_gradient = torch.empty_like(nn.utils.parameters_to_vector(policy.policy_parameters())).detach()
-        self._policy_parts = split_like(self._policy_gradient, policy.policy_parameters())
-        self._value_gradient = torch.empty_like(nn.utils.parameters_to_vector(self._critic.parameters)).detach()
-        self._value_parts = split_like(self._value_gradient, self._critic.parameters)
+        actor, critic = _layers(policy)
+        self._actor, self._critic = Perceptron(actor), Perceptron(critic)
+        self._policy_gradient, self._policy_parts = flat_gradient(policy.policy_parameters())
+        self._value_gradient, self._value_parts = flat_gradient(self._critic.parameters)
         self._head = GaussianHead if isinstance(policy.action_dist, DiagGaussianDistribution) else CategoricalHead
 
     def inputs(self, obs: Obs) -> Tensor:
@@ -86,13 +84,12 @@ class PerceptronEvaluation:
     def gradient(self, coefficients: Tensor, entropy_slope: float) -> Tensor:
         """See `Evaluation`."""
         error, own_slopes = self._head.slopes()
-        entropy_error, own_entropy_slope = self._head.entropy_slopes()
-        own = own_slopes.shape[1]
-        error = error * coefficients.unsqueeze(1)
-        if entropy_error is not None:
-            error = error + entropy_slope * entropy_error
-        if own:
-            torch.add(coefficients @ own_slopes, entropy_slope * own_entropy_slope, out=self._flat[:own])
+        error, own = error * coefficients.unsqueeze(1), coefficients @ own_slopes
+        if entropy_slope:
+            by_outputs, by_own = self._head.entropy_slopes()
+            error = error if by_outputs is None else error + entropy_slope * by_outputs
+            own += entropy_slope * by_own
+        self._flat[: len(own)] = own
         self._net.write_gradient(error, self._parts[-len(self._net.parameters) :])
         return self._flat
 
@@ -122,8 +119,7 @@ def is_ordinary(policy: VectorCritic) -> bool:
     extractors = [policy.pi_features_extractor, policy.vf_features_extractor]
     if any(type(e.extractor if isinstance(e, NormalisedExtractor) else e) is not FlattenExtractor for e in extractors):
         return False
-    actor = [*policy.mlp_extractor.policy_net, policy.action_net]
-    critic = [*policy.mlp_extractor.value_net, policy.value_net]
+    actor, critic = _layers(policy)
     if not (is_perceptron(actor) and is_perceptron(critic, last=PopArtHead)):
         return False
     gaussian = type(policy.action_dist) is DiagGaussianDistribution
@@ -133,6 +129,12 @@ def is_ordinary(policy: VectorCritic) -> bool:
         and _same([*own, *Perceptron(actor).parameters], policy.policy_parameters())
         and _same(Perceptron(critic).parameters, policy.value_parameters())
     )
+
+
+def _layers(policy: VectorCritic) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Layers of the policy and of the critic, in order."""
+    extractor = policy.mlp_extractor
+    return [*extractor.policy_net, policy.action_net], [*extractor.value_net, policy.value_net]
 
 
 def _is_vector(space: spaces.Space) -> bool:

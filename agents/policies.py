@@ -180,7 +180,7 @@ class VectorCritic(ActorCriticPolicy):
             "capturable",
             "differentiable",
         }:
-            kwargs["fused"] = True  # one call for all parameters, a tenth of the time on small networks
+            kwargs["fused"] = True  # one call for all parameters
         return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
 
     def value_parameters(self) -> list[nn.Parameter]:

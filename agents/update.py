@@ -3,6 +3,8 @@
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -12,11 +14,11 @@ from torchjd.aggregation import Aggregator, WeightedAggregator
 from dibs_rl.agents.engines import Engine, Evaluation, engine_of
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import Beside, beside
-from dibs_rl.buffers import Minibatch, chunks, minibatches, slices, take
+from dibs_rl.buffers import Minibatch, Minibatches, chunks, slices, take
 from dibs_rl.combiners import follow_jacobian
 from dibs_rl.diagnostics import Bargain, describe_bargain, summarise
 from dibs_rl.errors import NonFiniteError
-from dibs_rl.gradients import split_like
+from dibs_rl.gradients import flat_gradient
 from dibs_rl.losses import PolicyLosses, value_losses
 from dibs_rl.returns import explained_variances, normalise_columns
 
@@ -36,9 +38,9 @@ class ClippedStep:
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], max_norm: float) -> None:
         self._optimizer, self._max_norm = optimizer, max_norm
-        self._flat = torch.empty_like(nn.utils.parameters_to_vector(parameters)).detach()
+        self._flat, parts = flat_gradient(parameters)
         optimizer.zero_grad()
-        for parameter, part in zip(parameters, split_like(self._flat, parameters), strict=True):
+        for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part
 
     def along(self, gradient: Tensor) -> None:
@@ -86,13 +88,13 @@ class CombinedUpdate(VectorRollouts):
     def _learn_from_rollout(self, engine: Engine, call: Beside, log: Log) -> None:
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
         batch = batch._replace(obs=engine.inputs(batch.obs))
-        learnt = self._train_policy(engine, batch, log, lambda orders: call(self._train_critic, engine, batch, orders))
+        learnt = self._train_policy(engine, batch, log, partial(call, self._train_critic, engine))
         value_losses_found = [loss for losses in learnt for loss in losses()]
         if value_losses_found:  # none where the very first minibatch was too far from the old policy
             log["value_loss"] = value_losses_found
 
     def _train_policy(
-        self, engine: Engine, rollout: Minibatch, log: Log, then: Callable[[list[Tensor]], Result]
+        self, engine: Engine, rollout: Minibatch, log: Log, then: Callable[[Minibatches, int], Result]
     ) -> list[Result]:
         """Goes over the rollout in minibatches, epoch after epoch, until the policy has moved as far as it may.
 
@@ -100,7 +102,8 @@ class CombinedUpdate(VectorRollouts):
             engine: Differentiates the networks.
             rollout: The whole rollout.
             log: Collects what is logged.
-            then: Called after each epoch with the minibatches the policy has learnt from; its results are returned.
+            then: Called after each epoch with its minibatches and how many of them the policy has learnt from; its results are
+                returned.
         """
         weights = self._bargain(engine, rollout, log) if self.bargain_every == "rollout" else None
         results: list[Result] = []
@@ -109,18 +112,18 @@ class CombinedUpdate(VectorRollouts):
                 weights = self._bargain(engine, rollout, log)
             if engine.small and results:
                 results[-1]()  # short operations of two threads wait for each other; the long ones of a bargain do not
-            orders = list(self.rollout_buffer.indices(self.batch_size))
-            taken = self._train_epoch(engine, rollout, orders, weights, log)
-            results.append(then(orders[:taken]))
+            batches = Minibatches(rollout, list(self.rollout_buffer.indices(self.batch_size)))
+            taken = self._train_epoch(engine, batches, weights, log)
+            results.append(then(batches, taken))
             self._n_updates += 1
-            if taken < len(orders):
+            if taken < len(batches):
                 break
         return results
 
-    def _train_epoch(self, engine: Engine, rollout: Minibatch, orders: list[Tensor], weights: Tensor | None, log: Log) -> int:
+    def _train_epoch(self, engine: Engine, batches: Minibatches, weights: Tensor | None, log: Log) -> int:
         """Takes the policy's steps of one epoch and returns how many it took."""
         step = ClippedStep(self.policy.optimizer, self.policy.policy_parameters(), self.max_grad_norm)
-        for taken, batch in enumerate(minibatches(rollout, orders)):
+        for taken, batch in enumerate(batches):
             if weights is None and self.normalize_advantage:
                 batch = batch._replace(advantages=normalise_columns(batch.advantages))
             evaluated = engine.evaluate(batch.obs, batch.actions)
@@ -128,13 +131,13 @@ class CombinedUpdate(VectorRollouts):
             if not self._may_go_on(log_ratio, log):
                 return taken
             self._step_policy(step, evaluated, self._policy_losses(log_ratio, batch), weights, log)
-        return len(orders)
+        return len(batches)
 
-    def _train_critic(self, engine: Engine, rollout: Minibatch, orders: list[Tensor]) -> list[Tensor]:
-        """Takes the critic's steps of one epoch and returns its losses, `[m]` each."""
+    def _train_critic(self, engine: Engine, batches: Minibatches, taken: int) -> list[Tensor]:
+        """Takes the critic's steps on as many minibatches as the policy has taken, and returns its losses, `[m]` each."""
         step = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
         found = []
-        for batch in minibatches(rollout, orders):
+        for batch in islice(batches, taken):
             values = engine.values(batch.obs)
             losses, slopes = value_losses(values.values, batch.value_targets)
             step.along(values.gradient(slopes.mul_(self.vf_coef)))

@@ -1,7 +1,8 @@
 """Storage of one rollout: preallocated tensors, `[T, n, ...]`, and minibatches of it."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -149,19 +150,28 @@ def take(batch: Minibatch, index: Tensor | slice) -> Minibatch:
     return Minibatch(map_obs(lambda part: rows(part, index), batch.obs), *(rows(part, index) for part in batch[1:]))
 
 
-def minibatches(batch: Minibatch, orders: Sequence[Tensor]) -> Iterator[Minibatch]:
-    """Picks samples out of a batch, one minibatch for each tensor of their numbers.
+class Minibatches(Sequence[Minibatch]):
+    """A batch dealt out, one minibatch for each tensor of samples' numbers.
 
-    Where the whole fits in memory twice it is shuffled once, and the minibatches are views, for a tenth of the time.
+    Where the batch is small it is shuffled once and the minibatches are views; where it is not they are picked out one by one.
+
+    Args:
+        batch: The whole.
+        orders: Numbers of the samples, `[b]` each.
     """
-    if not orders or _samples_in_chunk(batch.obs) < len(batch.log_probs):
-        yield from (take(batch, order) for order in orders)
-        return
-    shuffled = take(batch, torch.cat(list(orders)))
-    start = 0
-    for order in orders:
-        yield take(shuffled, slice(start, start + len(order)))
-        start += len(order)
+
+    def __init__(self, batch: Minibatch, orders: Sequence[Tensor]) -> None:
+        self._batch, self._parts = batch, list[Tensor | slice](orders)
+        if orders and len(batch.log_probs) <= _samples_in_chunk(batch.obs):
+            self._batch = take(batch, torch.cat(list(orders)))
+            ends = list(accumulate(len(order) for order in orders))
+            self._parts = [slice(end - len(order), end) for end, order in zip(ends, orders, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return take(self._batch, self._parts[index])
 
 
 def slices(obs: Obs) -> Iterator[slice]:

@@ -55,7 +55,7 @@ class RunConfig:
     device: str = "auto"
     """Where the networks live: cpu, cuda, or auto (cuda for images where there is one, else cpu)."""
     threads: Count = 2
-    """Threads of an update: with two the critic learns beside the policy, with the same results; 1 if cores are shared."""
+    """Threads of an update: two let the critic learn beside the policy where that helps, with the same results."""
     out: Path | None = None
     """Run folder; runs/<env>/<algo>-<combiner>-seed<seed> if not given, with a number behind it where that exists."""
     config: Path | None = None

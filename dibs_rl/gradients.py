@@ -57,6 +57,12 @@ def write_gradient(params: Iterable[Tensor], vector: Tensor) -> None:
         param.grad = part.to(param.dtype).clone()
 
 
+def flat_gradient(params: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """A vector `[p]`, not yet filled, for a gradient by the parameters, and its views shaped as they are."""
+    vector = params[0].new_empty(sum(p.numel() for p in params), requires_grad=False)
+    return vector, split_like(vector, params)
+
+
 def split_like(vector: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     """Cuts a flat vector `[p]` into views shaped as the parameters."""
     pieces = vector.split([p.numel() for p in params])

@@ -31,7 +31,7 @@ class Activation(NamedTuple):
 
 
 def _tanh_of_half(doubled: Tensor) -> Tensor:
-    # tanh(z) = 2 sigmoid(2z) - 1: on a CPU three times as fast as torch.tanh, and within 2.4e-7 of it in float32.
+    # tanh(z) = 2 sigmoid(2z) - 1: faster than torch.tanh on a CPU, and within 2.4e-7 of it in float32.
     return torch.add(_MINUS_ONE, doubled.sigmoid_(), alpha=2)
 
 
@@ -77,15 +77,9 @@ class Perceptron:
         self.parameters: list[nn.Parameter] = [p for layer in layers[::2] for p in layer.parameters()]
         self._weights = [p.detach() for p in self.parameters[0::2]]
         self._biases = [p.detach() for p in self.parameters[1::2]]
-        self._activation = ACTIVATIONS[
-            type(layers[1]) if len(layers) > 1 else nn.ReLU
-        ]  # unused where there is no hidden layer
+        # Without a hidden layer none is ever applied.
+        self._activation = ACTIVATIONS[type(layers[1])] if len(layers) > 1 else ACTIVATIONS[nn.ReLU]
         self._inputs: list[Tensor] = []
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return sum(p.numel() for p in self.parameters)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Outputs `[b, out]` of inputs `[b, in]`."""

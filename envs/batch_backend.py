@@ -1,6 +1,7 @@
 """The `batch` backend: MuJoCo steps all worlds at once in its own threads, and a task's torch functions do the rest.
 
-Observations, rewards and ends of episodes equal MO-Gymnasium's own bit for bit, seeded resets included.
+Observations, rewards and ends of episodes equal MO-Gymnasium's own bit for bit, seeded resets included; only mo-reacher's
+observed sines and cosines may differ in the last place of float64, since NumPy and torch compute them by different code.
 """
 
 import importlib.util

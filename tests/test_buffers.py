@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dibs_rl.buffers import Minibatch, VectorRolloutBuffer, minibatches, take
+from dibs_rl.buffers import Minibatch, Minibatches, VectorRolloutBuffer, take
 from dibs_rl.vec_env import Step, map_obs
 
 T, N, M = 5, 3, 2
@@ -252,8 +252,8 @@ def test_minibatches_are_the_samples_asked_for(chunk, monkeypatch):
     n = 23
     parts = [torch.randn(n, 3), torch.randn(n, 2), torch.randn(n), torch.randn(n, 4), torch.randn(n, 4)]
     orders = list(torch.randperm(n).split(5))[:4]  # the last ones are left out, as where an update ends early
-    found = list(minibatches(Minibatch(*parts), orders))
+    found = list(Minibatches(Minibatch(*parts), orders))
     assert len(found) == 4
     for batch, order in zip(found, orders, strict=True):
         assert all(torch.equal(part, whole[order]) for part, whole in zip(batch, parts, strict=True))
-    assert list(minibatches(Minibatch(*parts), [])) == []
+    assert list(Minibatches(Minibatch(*parts), [])) == []

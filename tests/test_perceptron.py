@@ -43,7 +43,7 @@ def test_forward_gradient_and_jacobian_are_autograds(activation, sizes):
     net.write_gradient(error, parts)
     assert_close(parts, list(by_autograd(error)))
 
-    jacobian = torch.full((4, net.size), torch.nan, dtype=F64)
+    jacobian = torch.full((4, sum(p.numel() for p in net.parameters)), torch.nan, dtype=F64)
     net.write_jacobian(error, coefficients, jacobian)
     for k, row in enumerate(jacobian):
         expected = by_autograd(coefficients[:, k : k + 1] * error)

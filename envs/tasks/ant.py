@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
+from dibs_rl.envs.tasks.numpy_order import add_to_all, energy, sum_rows, vector_reward
 from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, normal_velocity_start
 
 _RESET_NOISE = 0.1  # in the units of positions and velocities
@@ -49,11 +49,10 @@ class Ant(Task):
     def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
         """See the class."""
         x_velocity, y_velocity = ((physics.xpos[:, _TORSO, :2] - before) / robot.dt).unbind(dim=1)
-        control_cost = _CONTROL_COST * sum_rows(actions.square())
         if len(self.objectives) == 3:
-            reward = vector_reward(x_velocity, y_velocity, -control_cost / _CONTROL_COST)
+            reward = vector_reward(x_velocity, y_velocity, energy(actions, _CONTROL_COST))
         else:
-            reward = add_to_all(vector_reward(x_velocity, y_velocity), -control_cost)
+            reward = add_to_all(vector_reward(x_velocity, y_velocity), -_CONTROL_COST * sum_rows(actions.square()))
         reward = add_to_all(reward, _ALIVE * ~self.terminated(robot, physics))
         return add_to_all(reward, -_CONTACT_COST * sum_rows(_contact_forces(physics).flatten(1).square()))
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dibs_rl.envs.tasks.numpy_order import sum_rows, vector_reward
+from dibs_rl.envs.tasks.numpy_order import energy, vector_reward
 from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, normal_velocity_start
 
 _RESET_NOISE = 0.1  # in the units of positions and velocities
@@ -31,5 +31,4 @@ class HalfCheetah(Task):
 
     def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
         """See the class."""
-        control_cost = _CONTROL_COST * sum_rows(actions.square())
-        return vector_reward((physics.qpos[:, 0] - before) / robot.dt, -control_cost / _CONTROL_COST)
+        return vector_reward((physics.qpos[:, 0] - before) / robot.dt, energy(actions, _CONTROL_COST))

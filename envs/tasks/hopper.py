@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
+from dibs_rl.envs.tasks.numpy_order import add_to_all, energy, sum_rows, vector_reward
 from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, planar_observation, uniform_start
 
 _RESET_NOISE = 5e-3  # in the units of positions and velocities
@@ -44,11 +44,10 @@ class Hopper(Task):
         """See the class."""
         forward = (physics.qpos[:, 0] - before) / robot.dt
         height = _HEIGHT * (physics.qpos[:, 1] - robot.init_qpos[1])
-        control_cost = _CONTROL_COST * sum_rows(actions.square())
         if len(self.objectives) == 3:
-            reward = vector_reward(forward, height, -control_cost / _CONTROL_COST)
+            reward = vector_reward(forward, height, energy(actions, _CONTROL_COST))
         else:
-            reward = add_to_all(vector_reward(forward, height), -control_cost)
+            reward = add_to_all(vector_reward(forward, height), -_CONTROL_COST * sum_rows(actions.square()))
         return add_to_all(reward, _ALIVE * ~self.terminated(robot, physics))
 
     def terminated(self, robot: Robot, physics: Physics) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
+from dibs_rl.envs.tasks.numpy_order import add_to_all, energy, sum_rows, vector_reward
 from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, uniform_start
 
 _RESET_NOISE = 1e-2  # in the units of positions and velocities
@@ -45,9 +45,8 @@ class Humanoid(Task):
     def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
         """See the class."""
         forward = (_centre_of_mass_x(robot, physics) - before) / robot.dt
-        control_cost = _CONTROL_COST * sum_rows(physics.ctrl.square())
         contact_cost = _CONTACT_COST * sum_rows(physics.cfrc_ext.flatten(1).square())
-        reward = vector_reward(forward, -control_cost / _CONTROL_COST)
+        reward = vector_reward(forward, energy(physics.ctrl, _CONTROL_COST))
         reward = add_to_all(reward, _ALIVE * ~self.terminated(robot, physics))
         return add_to_all(reward, -contact_cost.clamp(max=_GREATEST_CONTACT_COST))
 

@@ -28,6 +28,11 @@ def sum_rows(values: Tensor) -> Tensor:
     return _one_by_one(fours[:, 0] + fours[:, 1], values[:, whole:])
 
 
+def energy(actions: Tensor, weight: float) -> Tensor:
+    """Minus the sum of squared actions `[n, k]`, times a weight and divided by it: Gymnasium undone, rounding and all."""
+    return -(weight * sum_rows(actions.square())) / weight
+
+
 def vector_reward(*components: Tensor) -> Tensor:
     """`np.array([...], dtype=np.float32)` of each world: components `[n]`, of any float type, to `[n, m]`."""
     return torch.stack([component.float() for component in components], dim=1)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dibs_rl.envs.tasks.numpy_order import add_to_all, sum_rows, vector_reward
+from dibs_rl.envs.tasks.numpy_order import add_to_all, energy, vector_reward
 from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task, planar_observation, uniform_start
 
 _RESET_NOISE = 5e-3  # in the units of positions and velocities
@@ -34,8 +34,7 @@ class Walker2d(Task):
 
     def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
         """See the class."""
-        control_cost = _CONTROL_COST * sum_rows(actions.square())
-        reward = vector_reward((physics.qpos[:, 0] - before) / robot.dt, -control_cost / _CONTROL_COST)
+        reward = vector_reward((physics.qpos[:, 0] - before) / robot.dt, energy(actions, _CONTROL_COST))
         return add_to_all(reward, _ALIVE * ~self.terminated(robot, physics))
 
     def terminated(self, robot: Robot, physics: Physics) -> Tensor:
