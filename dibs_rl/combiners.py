@@ -2,10 +2,14 @@
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
-from torchjd.aggregation import Aggregator, Sum
+from torchjd.aggregation import Aggregator, NashMTL, Sum, WeightedAggregator, Weighting
+from torchjd.linalg import Matrix
 
 from dibs_rl.bargaining import DiBS, Preference, positive_weights
 from dibs_rl.errors import UserError
@@ -47,22 +51,67 @@ class AdvantageSum(Aggregator):
         return positive_weights(self.preference, m).to(like)
 
 
-# TorchJD's aggregators that need no argument, by their names in the literature.
+class _NashMTLWeighting(Weighting[Matrix]):
+    """TorchJD's Nash-MTL for as many objectives as have a gradient, which is not known before the first Jacobian.
+
+    Its convex programme has no solution where a gradient is zero, and is not posed for fewer than two: here such an objective
+    has no vote, and one alone gets what the programme's condition `G w = 1 / w` gives, its unit gradient.
+    """
+
+    def __init__(self, make_game: Callable[[int], NashMTL]) -> None:
+        super().__init__()
+        self._make_game = make_game
+        self._game = make_game(2)  # says at once which packages are missing
+
+    @torch.no_grad()
+    def forward(self, jacobian: Tensor, /) -> Tensor:
+        norms = torch.linalg.vector_norm(jacobian, dim=1)
+        voting = norms > 0
+        weights = torch.zeros_like(norms)
+        if voting.sum() < 2:
+            weights[voting] = 1 / norms[voting]
+            return weights
+        rows = jacobian[voting]
+        if self._game.n_tasks != len(rows):
+            self._game = self._make_game(len(rows))
+        with warnings.catch_warnings():  # cvxpy's remarks on how TorchJD puts the programme, at every step
+            warnings.simplefilter("ignore")
+            weights[voting] = self._game.weighting(rows)
+        return weights
+
+
+class _NashMTL(WeightedAggregator):
+    """Nash-MTL by TorchJD. It starts from its last weights, so it depends on the Jacobians seen before."""
+
+    def __init__(self, make_game: Callable[[int], NashMTL]) -> None:
+        super().__init__(_NashMTLWeighting(make_game))
+
+
+# TorchJD's aggregators by their names in the literature.
 _TORCHJD = {
     "aligned-mtl": "AlignedMTL",
+    "cagrad": "CAGrad",
     "config": "ConFIG",
     "dualproj": "DualProj",
     "excess-mtl": "ExcessMTL",
+    "fairgrad": "FairGrad",
     "graddrop": "GradDrop",
     "gradvac": "GradVac",
     "imtl-g": "IMTLG",
     "mean": "Mean",
     "mgda": "MGDA",
+    "nash-mtl": "NashMTL",
     "pcd": "PCD",
     "pcgrad": "PCGrad",
     "random": "Random",
     "sum": "Sum",
     "upgrad": "UPGrad",
+}
+# What TorchJD leaves to the caller, as the methods' authors set it where they train policies.
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "cagrad": {"c": 0.5},  # Liu et al. 2021, arXiv 2110.14048: their code, toy problem and MTRL configuration
+    "fairgrad": {"alpha": 1.0},  # Ban and Ji 2024, arXiv 2402.15638: their code's default and MTRL configuration
+    # nash-mtl: max_norm 1, new weights every step, 20 iterations: TorchJD's defaults are those of Navon et al. 2022's code
 }
 _TAKES_PREFERENCE = {"aligned-mtl", "config", "dualproj", "upgrad"}
 _OURS: dict[str, Callable[[Preference, Sequence[str] | None, int], Aggregator]] = {
@@ -103,8 +152,9 @@ def make_combiner(
     kind = getattr(importlib.import_module("torchjd.aggregation"), _TORCHJD[name])
     if weights is not None and name not in _TAKES_PREFERENCE:
         raise UserError(f"The combiner {name} takes no preference; {', '.join([*_OURS, *sorted(_TAKES_PREFERENCE)])} do.")
+    arguments = _ARGUMENTS.get(name, {}) if weights is None else {"pref_vector": weights.float()}
     try:
-        return kind() if weights is None else kind(pref_vector=weights.float())
+        return _NashMTL(kind) if name == "nash-mtl" else kind(**arguments)
     except ImportError as error:
         raise UserError(f"The combiner {name} needs more packages: pip install 'dibs-rl[combiners]' ({error}).") from None
 

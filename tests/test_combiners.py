@@ -42,20 +42,14 @@ def test_every_combiner_survives_zero_parallel_and_opposite_rows(name: str) -> N
         assert_finite_direction(make_combiner(name), jacobian)
 
 
-def needs_no_argument(kind: type) -> bool:
-    parameters = inspect.signature(kind).parameters.values()
-    return not inspect.isabstract(kind) and all(p.default is not p.empty for p in parameters)
-
-
 def test_none_of_torchjds_aggregators_is_missing() -> None:
-    """When TorchJD gains one that can be built without arguments, it is to be added to the table."""
-    there = {
-        kind
-        for _, kind in inspect.getmembers(torchjd.aggregation, inspect.isclass)
-        if issubclass(kind, Aggregator) and needs_no_argument(kind)
-    }
-    assert len(there) > 10  # or the inspection has gone blind
-    assert {type(make_combiner(name)) for name in COMBINERS if name not in OURS} == there
+    """When TorchJD gains one, it is to be added to the table."""
+    members = inspect.getmembers(torchjd.aggregation, inspect.isclass)
+    there = {name for name, kind in members if issubclass(kind, Aggregator) and not inspect.isabstract(kind)}
+    made = {type(make_combiner(name)).__name__.removeprefix("_") for name in COMBINERS if name not in OURS}
+    assert made <= there
+    bases = {"WeightedAggregator", "GramianWeightedAggregator"}
+    assert there - made - bases == {"Constant", "Krum", "TrimmedMean"}  # fixed weights, and two against hostile workers
 
 
 def test_names_are_unique() -> None:
@@ -72,6 +66,52 @@ def test_dibs_gets_its_settings() -> None:
     jacobian[1] = torch.nan
     with pytest.raises(UserError, match="of b"):
         made(jacobian)
+
+
+# -------------------------------------------------------------------------- those that TorchJD wants arguments for
+
+
+def test_cagrad_takes_the_best_worst_case_within_half_the_mean_gradient() -> None:
+    """CAGrad (arXiv 2110.14048), c = 0.5: the most that the worst-off objective can gain with |d - g_0| <= |g_0| / 2."""
+    jacobian = normal(3, 5, dtype=F64) + 0.3
+    direction, mean = make_combiner("cagrad")(jacobian), jacobian.mean(dim=0)
+    assert_close((direction - mean).norm(), 0.5 * mean.norm(), rtol=1e-4, atol=0)
+    around = torch.randn(20_000, 5, generator=torch.Generator().manual_seed(1), dtype=F64)
+    in_ball = mean + 0.5 * mean.norm() * around / around.norm(dim=1, keepdim=True)
+    best_found = (in_ball @ jacobian.T).amin(dim=1).max()
+    assert (jacobian @ direction).min() > best_found - 1e-3
+
+
+@pytest.mark.parametrize("name", ["nash-mtl", "fairgrad"])
+def test_nash_and_fairgrad_divide_gains_in_inverse_proportion_to_weights(name: str) -> None:
+    """Nash-MTL and FairGrad with alpha = 1 both ask for `G w = 1 / w`, Nash-MTL up to a factor for its greatest norm."""
+    jacobian = normal(3, 20, dtype=F64)
+    combiner = make_combiner(name)
+    weights = combiner.weighting(jacobian) if name == "nash-mtl" else combiner.gramian_weighting(jacobian @ jacobian.T)
+    products = weights * (jacobian @ jacobian.T @ weights)
+    assert_close(products / products.mean(), torch.ones(3, dtype=F64), atol=1e-2, rtol=0)
+    assert name == "nash-mtl" or abs(products.mean() - 1) < 1e-3
+    assert name == "fairgrad" or combiner(jacobian).norm() <= 1 + 1e-9
+
+
+def test_nash_of_two_is_the_bisector() -> None:
+    """With two objectives every method on unit gradients takes their bisector, however long the gradients are."""
+    jacobian = torch.tensor([[30.0, 0.0, 0.0], [0.1, 0.2, -0.2]], dtype=F64)
+    units = jacobian / jacobian.norm(dim=1, keepdim=True)
+    direction, bisector = make_combiner("nash-mtl")(jacobian), units.sum(dim=0)
+    assert_close(direction / direction.norm(), bisector / bisector.norm(), atol=1e-3, rtol=0)
+
+
+def test_nash_takes_as_many_objectives_as_have_a_gradient() -> None:
+    """The number may change from call to call; one alone gets its unit gradient, and none nothing."""
+    combiner, jacobian = make_combiner("nash-mtl"), normal(3, 7, dtype=F64)
+    without = make_combiner("nash-mtl")(jacobian[:2])
+    jacobian[2] = 0
+    assert_close(combiner(jacobian), without)
+    assert combiner.weighting(jacobian)[2] == 0
+    assert_close(combiner(jacobian[1:]), jacobian[1] / jacobian[1].norm())
+    assert torch.equal(combiner(jacobian[2:]), torch.zeros(7, dtype=F64))
+    assert combiner(normal(4, 7)).isfinite().all()
 
 
 # ------------------------------------------------------------------------------------------------------- the two sums
@@ -198,12 +238,13 @@ def test_a_name_like_no_other_gets_the_list() -> None:
         make_combiner("xyzzy")
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """UPGrad raises ImportError where there is no solver; the user is told what to install."""
+@pytest.mark.parametrize("name", ["upgrad", "cagrad", "nash-mtl", "fairgrad"])
+def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TorchJD raises ImportError where there is no solver; the user is told what to install."""
 
     def fail(*_: object, **__: object) -> None:
         raise ImportError("no solver")
 
-    monkeypatch.setattr(torchjd.aggregation, "UPGrad", fail)
-    with pytest.raises(UserError, match=r"upgrad needs more packages: pip install 'dibs-rl\[combiners\]' \(no sol"):
-        make_combiner("upgrad")
+    monkeypatch.setattr(torchjd.aggregation, type(make_combiner(name)).__name__.removeprefix("_"), fail)
+    with pytest.raises(UserError, match=rf"{name} needs more packages: pip install 'dibs-rl\[combiners\]' \(no sol"):
+        make_combiner(name)
