@@ -147,7 +147,7 @@ class VectorRollouts(Persistent, OnPolicyAlgorithm):
         step = self.num_timesteps // buffer.n_envs - buffer.pos + t
         raise NonFiniteError(
             f"The reward {self.objectives[i]!r} is {buffer.rewards[t, world, i].item()} in environment {world} at its step "
-            f"{step}: rewards must be finite; mend the environment."
+            f"{step}: rewards must be finite; mend the environment, or the transform of its rewards."
         )
 
     @torch.no_grad()

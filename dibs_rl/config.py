@@ -18,6 +18,7 @@ from dibs_rl.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
 _NOT_SAVED = {"config", "resume", "out"}
+_BY_OBJECTIVE = ("preference", "transform")  # fields that YAML may hold as a mapping
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,6 +39,9 @@ class RunConfig:
     """How the objectives' gradients become one: dibs, norm-sum, weighted-sum, or one of TorchJD's (mgda, pcgrad, ...)."""
     preference: str = ""
     """Positive weights on the objectives, in order or by name: 3,1 or forward=3,energy=1. Equal if not given."""
+    transform: str = ""
+    """What rewards are turned into before they are learnt from: a factor (energy=1e3; 0 switches an objective off) or power4,
+    exp or sqrt, per step or on the episode's return (energy=exp@episode). Returns are logged and evaluated without it."""
     bargaining_steps: Count = 5
     """Steps T of the DiBS game; 1 is the mean of the unit gradients."""
     bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
@@ -148,7 +152,7 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
 
     Args:
         algo: Name of the algorithm.
-        settings: Values by field name; a preference may be a list or a mapping too.
+        settings: Values by field name; a preference may be a list or a mapping too, and a transform a mapping.
         source: Where they come from, for the message.
 
     Raises:
@@ -161,7 +165,7 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise UserError(f"Unknown key {key!r} in {source}.{hint} The keys are {', '.join(names)}.")
-    plain = {**settings, "preference": preference_text(settings.get("preference"))}
+    plain = {**settings, **{key: by_objective_text(settings.get(key)) for key in _BY_OBJECTIVE}}
     try:
         return pydantic.TypeAdapter(cls).validate_python(plain)
     except pydantic.ValidationError as error:
@@ -177,13 +181,13 @@ def to_plain(config: RunConfig) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items() if key not in _NOT_SAVED}
 
 
-def preference_text(preference: Any) -> str:
-    """A preference as one text: `3,1` or `forward=3,energy=1`."""
-    if isinstance(preference, Mapping):
-        return ",".join(f"{name}={weight}" for name, weight in preference.items())
-    if isinstance(preference, list | tuple):
-        return ",".join(str(weight) for weight in preference)
-    return "" if preference is None else str(preference)
+def by_objective_text(values: Any) -> str:
+    """What is said of each objective, as one text: `3,1` or `forward=3,energy=1`."""
+    if isinstance(values, Mapping):
+        return ",".join(f"{name}={value}" for name, value in values.items())
+    if isinstance(values, list | tuple):
+        return ",".join(str(value) for value in values)
+    return "" if values is None else str(values)
 
 
 def parse_preference(text: str) -> list[float] | dict[str, float] | None:

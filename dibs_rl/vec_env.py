@@ -17,6 +17,9 @@ from torch import Tensor
 
 _KEPT_ENDINGS = 4096  # steps whose finished episodes wait for pop_episodes(), if nobody calls it
 Obs = Tensor | dict[str, Tensor]
+RewardTransform = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From rewards `[n, m]`, the episodes' returns up to and with them `[n, m]` (float64) and whether the episode ended `[n]`, to
+the rewards that are learnt from, `[n, m]`."""
 
 
 class Step(NamedTuple):
@@ -59,9 +62,11 @@ class VectorRewardVecEnv(VecEnv):
         backend: Name of what steps the worlds; results carry it.
         own_infos: Where a world's episode ended in the last step and the world has an `info` of its own: that, by the world's
             number.
+        reward_transform: Changes the rewards of a step after they were counted: statistics of episodes never see it.
     """
 
     backend: str
+    reward_transform: RewardTransform | None = None
 
     def __init__(
         self,
@@ -116,13 +121,19 @@ class VectorRewardVecEnv(VecEnv):
         self._episode_return += step.reward
         self._episode_length += 1
         done = step.done
+        if self.reward_transform is not None:
+            step = step._replace(reward=self.reward_transform(step.reward, self._episode_return, done))
         self._ended = self._episode_return[:0], self._episode_length[:0]
         if done.any():
-            self._ended = self._episode_return[done], self._episode_length[done]
+            self._ended = self._count_endings(done)
             self._finished.append(self._ended)
             self._episode_return[done] = 0
             self._episode_length[done] = 0
         return step
+
+    def _count_endings(self, done: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns `[k, m]` and lengths `[k]` of the episodes that have just ended."""
+        return self._episode_return[done], self._episode_length[done]
 
     def pop_episodes(self) -> tuple[Tensor, Tensor]:
         """Returns `[k, m]` and lengths `[k]` of the k episodes that ended since the last call (or reset).

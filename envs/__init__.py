@@ -13,6 +13,7 @@ from dibs_rl.envs.gym_backend import GymVecEnv
 from dibs_rl.envs.hush import hushed
 from dibs_rl.envs.registry import SPECS, EnvSpec, objective_names, resolve_id
 from dibs_rl.envs.sb3_adapter import SB3VecEnvAdapter
+from dibs_rl.envs.scaling import transform_rewards
 from dibs_rl.envs.tasks import TASKS
 from dibs_rl.envs.worlds import EnvFactory, probe
 from dibs_rl.errors import UserError
@@ -31,6 +32,7 @@ __all__ = [
     "make",
     "objective_names",
     "resolve_id",
+    "transform_rewards",
 ]
 
 BACKENDS = ("auto", "batch", "gym")
@@ -44,6 +46,7 @@ def make(
     seed: int | None = 0,
     *,
     workers: int = 0,
+    transform: str = "",
     **kwargs: Any,
 ) -> VectorRewardVecEnv:
     """Makes a vector-reward environment of an id.
@@ -57,11 +60,13 @@ def make(
         seed: World i's first episode is seeded with `seed + i`, as MO-Gymnasium's own would be; None draws at random.
         workers: Worker processes of the `gym` backend, where 0 steps in this process; threads of the `batch` backend,
             where 0 takes one a core.
+        transform: What rewards are turned into, as `energy=1e3` or `energy=exp@episode` (see `dibs_rl.envs.scaling`).
+            Statistics of episodes hold the rewards as they were.
         **kwargs: Passed to the environment, which then is stepped by the `gym` backend.
 
     Raises:
         UserError: If the id or backend is unknown, the backend does not step the id, something it needs is not installed,
-            or its reward is a scalar.
+            its reward is a scalar, or the transform cannot be read.
     """
     if backend not in BACKENDS:
         raise UserError(f"Unknown backend {backend!r}; there is {', '.join(BACKENDS)}.")
@@ -71,11 +76,18 @@ def make(
     chosen = _choose_backend(backend, env_id, kwargs)
     factory = factory_of(env_id, **kwargs)
     first = factory()
+    env: VectorRewardVecEnv
     if chosen == "batch":
-        return BatchVecEnv(first, TASKS[env_id], num_envs, threads=workers, device=device, seed=seed)
-    setup = probe(first, env_id)
-    first.close()
-    return GymVecEnv([factory] * num_envs, setup, workers=workers, device=device, seed=seed)
+        env = BatchVecEnv(first, TASKS[env_id], num_envs, threads=workers, device=device, seed=seed)
+    else:
+        setup = probe(first, env_id)
+        first.close()
+        env = GymVecEnv([factory] * num_envs, setup, workers=workers, device=device, seed=seed)
+    try:
+        return transform_rewards(env, transform)
+    except UserError:
+        env.close()
+        raise
 
 
 def _choose_backend(wanted: str, env_id: str, kwargs: dict[str, Any]) -> str:

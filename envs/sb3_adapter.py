@@ -77,6 +77,14 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
                 map_obs(lambda stored, value, i=i: stored[i].copy_(value), final, last)
         return final
 
+    def _count_endings(self, done: Tensor) -> tuple[Tensor, Tensor]:
+        """Under SB3's wrappers one of ours counts its episodes itself, before any transform of its rewards."""
+        if not isinstance(self.venv.unwrapped, VectorRewardVecEnv):
+            return super()._count_endings(done)
+        episodes = [self.own_infos[i]["episode"] for i in done.nonzero().flatten().tolist()]
+        returns = torch.as_tensor(np.stack([episode["r"] for episode in episodes]), device=self.device)
+        return returns, torch.tensor([episode["l"] for episode in episodes], device=self.device)
+
     def lazy_infos(self, step: Step) -> list[dict[str, Any]]:
         """The wrapped environment's own infos, with this class's where an episode ended."""
         of_ended = self.episode_infos(step)

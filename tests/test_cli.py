@@ -86,6 +86,28 @@ def test_yaml_gives_defaults_and_flags_win(tmp_path):
     assert (settings.n_steps, settings.num_envs, settings.preference) == (8, 4, "treasure=3,time=1")
 
 
+def test_a_transform_reaches_the_learner_and_no_statistic(tmp_path):
+    """A policy that stays as it is: its runs are logged and evaluated in the environment's own units."""
+    returns = {}
+    for name, transform in (("plain", ""), ("seen", "treasure=1e6,time=2@episode")):
+        flags = ["--steps", 256, "--learning-rate", 1e-30, "--transform", transform, "--out", tmp_path / name]
+        assert command("train", *QUICK, *flags) == 0
+        assert RunFolder(tmp_path / name).config().transform == transform
+        returns[name] = json.loads((tmp_path / name / "result.json").read_text())["returns"]
+        with open(tmp_path / name / "progress.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        returns[name, "log"] = [row["rollout/return/treasure"] for row in rows], [row["rollout/return/time"] for row in rows]
+    assert returns["plain"] == returns["seen"]
+    assert returns["plain", "log"] == returns["seen", "log"]
+
+
+def test_yaml_may_hold_a_transform_as_a_mapping(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"env: {ENV}\nsteps: 16\nn_steps: 4\nnum_envs: 4\nbatch_size: 16\ntransform: {{treasure: 1e3, time: 0}}\n")
+    command("train", "--config", file, "--eval-episodes", 0, "--out", tmp_path / "run")
+    assert RunFolder(tmp_path / "run").config().transform == "treasure=1e3,time=0"
+
+
 def test_every_shipped_configuration_is_valid():
     """A new file is tested for free."""
     files = sorted(CONFIGS.glob("*/*.yaml"))
@@ -296,6 +318,8 @@ def mistakes(tmp_path):
         "preference by wrong name": (["train", *QUICK, "--preference", "gold=1,time=2"], "treasure, time"),
         "preference no number": (["train", *QUICK, "--preference", "a,b"], "reads like"),
         "preference not taken": (["train", *QUICK, "--combiner", "mgda", "--preference", "1,2"], "takes no preference"),
+        "transform of nothing": (["train", *QUICK, "--transform", "gold=1e3"], "there is treasure, time"),
+        "transform unknown": (["train", *QUICK, "--transform", "time=cube"], "power4, exp, sqrt"),
         "scalar reward": (["train", "--env", "CartPole-v1"], "scalar reward"),
         "not installed": (["train", "--env", "mo-supermario-v0"], "NumPy"),
         "folder exists": (["train", *QUICK, "--out", not_a_run], "exists"),

@@ -23,7 +23,14 @@ _LEARNERS: dict[str, type[VectorOnPolicy]] = {"ppo": DiBSPPO}
 
 def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
     """The environment of a run."""
-    return make(config.env, num_envs=num_envs, backend=config.backend, seed=seed, workers=config.workers)
+    return make(
+        config.env,
+        num_envs=num_envs,
+        backend=config.backend,
+        seed=seed,
+        workers=config.workers,
+        transform=config.transform,
+    )
 
 
 def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> VectorOnPolicy:

@@ -133,6 +133,8 @@ def _announce(config: PPOConfig, env: VectorRewardVecEnv, folder: RunFolder, mod
         f"{begin} {config.algo}/{config.combiner} on {config.env} ({env.backend} backend, {config.num_envs} worlds, "
         f"{model.device}): {len(env.objectives)} objectives ({', '.join(env.objectives)}), {p:,} policy parameters."
     )
+    if env.reward_transform is not None:
+        print_line(f"Learnt from with {env.reward_transform}; returns are shown without it.")
     print_line(f"Run folder: {folder.path}   (curves: tensorboard --logdir {folder.path})")
 
 

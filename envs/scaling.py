@@ -1,0 +1,124 @@
+"""Rewards in bad units: what each objective's reward becomes, as data, and what puts it into an environment.
+
+A transform reads `energy=1e3,forward=power4@episode`: each objective named is multiplied by a factor or sent through an
+increasing map, at each step or, with `@episode`, as the return of the whole episode. It changes what a learner sees and
+nothing else: observations, seeds, ends of episodes and the statistics of episodes are those of the environment as it is.
+
+Numbers are computed in float64 and rounded to float32 once, so that every backend and device gives the same ones. What float32
+cannot hold becomes infinite (above 3.4e38, as exp of a reward above 88.7 does), which stops a learner with an error that names
+the objective; below 1.2e-38 it loses digits, and below 1.4e-45 it becomes zero.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dibs_rl.errors import UserError
+from dibs_rl.vec_env import VectorRewardVecEnv
+
+MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "power4": lambda r: r.sign() * r.square().square(),
+    "exp": torch.exp,
+    "sqrt": lambda r: r.sign() * r.abs().sqrt(),
+}
+_EPISODE = "@episode"
+
+
+@dataclass(frozen=True)
+class ObjectiveTransform:
+    """What one objective's reward becomes.
+
+    Attributes:
+        change: A factor, not negative (0 leaves the objective without any say), or a key of `MAPS`.
+        per_episode: Take the episode's return instead of each reward: 0 until the episode ends, and then what the return
+            becomes. A truncated episode ends too, with its return so far; a learner still bootstraps what would have followed.
+    """
+
+    change: float | str
+    per_episode: bool = False
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Rewards or returns, in float64."""
+        return MAPS[self.change](value) if isinstance(self.change, str) else self.change * value
+
+    def __str__(self) -> str:
+        return f"{self.change}{_EPISODE if self.per_episode else ''}"
+
+
+class TransformedRewards:
+    """A `RewardTransform` of named objectives.
+
+    Args:
+        objectives: Names of the m rewards, in order.
+        transforms: By objective; the other objectives stay as they are.
+    """
+
+    def __init__(self, objectives: Sequence[str], transforms: Mapping[str, ObjectiveTransform]) -> None:
+        self.transforms = dict(transforms)
+        self._columns = [(list(objectives).index(name), transform) for name, transform in transforms.items()]
+
+    def __call__(self, reward: Tensor, episode_return: Tensor, done: Tensor) -> Tensor:
+        """Rewards to learn from, of rewards `[n, m]`, returns so far `[n, m]` (float64), and ends of episodes `[n]`."""
+        seen = reward.clone()
+        for i, transform in self._columns:
+            if transform.per_episode:
+                seen[:, i] = torch.where(done, transform(episode_return[:, i]), 0.0)
+            else:
+                seen[:, i] = transform(reward[:, i].double())
+        return seen
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={transform}" for name, transform in self.transforms.items())
+
+
+def parse_transform(text: str, objectives: Sequence[str]) -> dict[str, ObjectiveTransform]:
+    """Reads `energy=1e3,forward=exp@episode`; an empty text transforms nothing.
+
+    Raises:
+        UserError: If it does not read like that, an objective is unknown or named twice, a map is unknown, or a factor is
+            not a finite number of 0 or more.
+    """
+    transforms: dict[str, ObjectiveTransform] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, what = (piece.strip() for piece in part.partition("="))
+        if not equals or not what:
+            raise UserError(f"A transform reads like energy=1e3 or energy=exp@episode; found {part!r}.")
+        if name not in objectives:
+            raise UserError(f"Unknown objective {name!r} in the transform {part!r}; there is {', '.join(objectives)}.")
+        if name in transforms:
+            raise UserError(f"The objective {name!r} is transformed twice in {text!r}.")
+        transforms[name] = _parse_one(name, what)
+    return transforms
+
+
+def _parse_one(name: str, what: str) -> ObjectiveTransform:
+    text, per_episode = what.removesuffix(_EPISODE).strip(), what.endswith(_EPISODE)
+    if text in MAPS:
+        return ObjectiveTransform(text, per_episode)
+    try:
+        factor = float(text)
+    except ValueError:
+        raise UserError(
+            f"Unknown transform {what!r} of {name}; it is a factor (1e3), {', '.join(MAPS)}, or one of these with {_EPISODE}."
+        ) from None
+    if not math.isfinite(factor) or factor < 0:
+        raise UserError(f"The factor of {name} must be a finite number of 0 or more; found {text}.")
+    return ObjectiveTransform(factor, per_episode)
+
+
+def transform_rewards(env: VectorRewardVecEnv, transform: str) -> VectorRewardVecEnv:
+    """Puts a transform into a vector-reward environment, whatever steps it, in place of the one that it has.
+
+    Args:
+        env: The environment, which is returned.
+        transform: See `parse_transform`.
+
+    Raises:
+        UserError: See `parse_transform`.
+    """
+    found = parse_transform(transform, env.objectives)
+    env.reward_transform = TransformedRewards(env.objectives, found) if found else None
+    return env
