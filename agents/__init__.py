@@ -3,5 +3,6 @@
 from dibs_rl.agents.callbacks import VectorEvalCallback
 from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, VectorCritic
 from dibs_rl.agents.ppo import DiBSPPO
+from dibs_rl.agents.sb3_ppo import SB3PPO
 
-__all__ = ["CnnPolicy", "DiBSPPO", "MlpPolicy", "MultiInputPolicy", "VectorCritic", "VectorEvalCallback"]
+__all__ = ["SB3PPO", "CnnPolicy", "DiBSPPO", "MlpPolicy", "MultiInputPolicy", "VectorCritic", "VectorEvalCallback"]

@@ -1,10 +1,7 @@
 """The one rollout loop that all on-policy learners share: act, step, store, then ask the critic once."""
 
-import sys
-import time
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
@@ -12,6 +9,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
 from dibs_rl.agents.engines import Engine, engine_of
+from dibs_rl.agents.objective_log import ObjectiveLog
 from dibs_rl.agents.persistence import Persistent
 from dibs_rl.agents.policies import VectorCritic
 from dibs_rl.agents.side_by_side import torch_threads
@@ -22,13 +20,12 @@ from dibs_rl.returns import generalized_advantages
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
 
 
-class VectorRollouts(Persistent, OnPolicyAlgorithm):
-    """Mixin: collects rollouts of vector-reward environments, and logs every objective's return by name."""
+class VectorRollouts(ObjectiveLog, Persistent, OnPolicyAlgorithm):
+    """Mixin: collects rollouts of vector-reward environments."""
 
     policy: VectorCritic
     env: VectorRewardVecEnv
     rollout_buffer: VectorRolloutBuffer  # type: ignore[assignment]
-    objectives: tuple[str, ...]
     _action_bounds: tuple[Tensor, ...] | None = None
 
     @staticmethod
@@ -175,20 +172,3 @@ class VectorRollouts(Persistent, OnPolicyAlgorithm):
     def _values(self, engine: Engine, obs: Obs) -> Tensor:
         head = self.policy.value_net
         return torch.cat([head.unnormalise(engine.values(engine.inputs(part)).values) for part in chunks(obs)])
-
-    def dump_logs(self, iteration: int = 0) -> None:
-        """Writes the log: mean return of the last episodes for each objective, lengths and speed."""
-        if self.ep_info_buffer:
-            returns = np.stack([episode["r"] for episode in self.ep_info_buffer]).mean(axis=0)
-            for name, value in zip(self.objectives, returns.tolist(), strict=True):
-                self.logger.record(f"rollout/return/{name}", value)
-            self.logger.record("rollout/ep_len_mean", np.mean([episode["l"] for episode in self.ep_info_buffer]))
-        if self.ep_success_buffer:
-            self.logger.record("rollout/success_rate", np.mean(self.ep_success_buffer))
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        if iteration:
-            self.logger.record("time/iterations", iteration, exclude="tensorboard")
-        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
-        self.logger.record("time/time_elapsed", elapsed, exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)

@@ -5,6 +5,7 @@ Each field's docstring is its help text on the command line.
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from pydantic import Field
 from dibs_rl.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
-_NOT_SAVED = {"config", "resume", "out"}
+_NOT_SAVED = {"config", "resume", "out", "study"}
 _BY_OBJECTIVE = ("preference", "transform")  # fields that YAML may hold as a mapping
+_SHARED_SETTINGS = {"sb3-ppo": "ppo"}  # algorithms that take the shipped settings of another one
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -33,8 +35,8 @@ class RunConfig:
 
     env: str = "mo-halfcheetah"
     """Environment id; of a bare name the newest version is taken."""
-    algo: Literal["ppo"] = "ppo"
-    """Learning algorithm."""
+    algo: Literal["ppo", "sb3-ppo"] = "ppo"
+    """Learning algorithm: ppo, or sb3-ppo, Stable-Baselines3's own on the weighted sum of the rewards."""
     combiner: str = "dibs"
     """How the objectives' gradients become one: dibs, norm-sum, weighted-sum, or one of TorchJD's (mgda, pcgrad, ...)."""
     preference: str = ""
@@ -46,8 +48,8 @@ class RunConfig:
     """Steps T of the DiBS game; 1 is the mean of the unit gradients."""
     bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
     """How often the gradients are combined anew."""
-    steps: Count = 1_000_000
-    """Environment steps in all, rounded up to whole rollouts (num-envs times n-steps)."""
+    steps: Annotated[int, Field(ge=0)] = 1_000_000
+    """Environment steps in all, rounded up to whole rollouts (num-envs times n-steps); with 0 the untrained policy is kept."""
     seed: Seed = 0
     """Seed of everything that is random; world i is seeded with seed + i."""
     num_envs: Count = 64
@@ -69,7 +71,11 @@ class RunConfig:
     checkpoint_every: Count = 100_000
     """Environment steps between checkpoints."""
     eval_episodes: Annotated[int, Field(ge=0)] = 20
-    """Episodes of the evaluation at the end, deterministic; 0 for none."""
+    """Episodes of the evaluation at the end; 0 for none."""
+    eval_stochastic: bool = False
+    """Sample actions in the evaluation at the end instead of taking the most likely one."""
+    study: str = ""
+    """What a study calls this run: condition=scale-1,arm=dibs. Kept in the run's config.yaml."""
 
 
 @dataclass
@@ -110,7 +116,16 @@ class PPOConfig(RunConfig):
     """Let each critic head learn in its own units (PopArt)."""
 
 
-ALGORITHMS: dict[str, type[RunConfig]] = {"ppo": PPOConfig}
+@dataclass
+class SB3PPOConfig(PPOConfig):
+    """Train Stable-Baselines3's own PPO on the weighted sum of the rewards. Settings of bargaining and PopArt mean nothing."""
+
+    algo: Literal["ppo", "sb3-ppo"] = "sb3-ppo"
+    combiner: Literal["weighted-sum"] = "weighted-sum"
+    """The rewards are added up; `preference` weighs them."""
+
+
+ALGORITHMS: dict[str, type[RunConfig]] = {"ppo": PPOConfig, "sb3-ppo": SB3PPOConfig}
 
 
 def config_class(algo: str) -> type[RunConfig]:
@@ -124,9 +139,15 @@ def config_class(algo: str) -> type[RunConfig]:
     return ALGORITHMS[algo]
 
 
-def shipped_file(algo: str, env_id: str, bare_name: str) -> Path | None:
+def bare_name(env_id: str) -> str:
+    """An environment's id without its version."""
+    return re.sub(r"-v\d+$", "", env_id)
+
+
+def shipped_file(algo: str, env_id: str) -> Path | None:
     """The YAML file shipped for an environment: of its id, or of its name without the version."""
-    candidates = (CONFIGS / algo / f"{name}.yaml" for name in (env_id, bare_name))
+    folder = CONFIGS / _SHARED_SETTINGS.get(algo, algo)
+    candidates = (folder / f"{name}.yaml" for name in (env_id, bare_name(env_id)))
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -201,8 +222,19 @@ def parse_preference(text: str) -> list[float] | dict[str, float] | None:
         return None
     try:
         if all("=" in part for part in parts):
-            pairs = [part.split("=", 1) for part in parts]
-            return {name.strip(): float(weight) for name, weight in pairs}
+            return {name: float(weight) for name, weight in by_name(text, "preference").items()}
         return [float(part) for part in parts]
     except ValueError:
         raise UserError(f"A preference reads like 3,1 or forward=3,energy=1; found {text!r}.") from None
+
+
+def by_name(text: str, what: str) -> dict[str, str]:
+    """Reads `condition=scale-1,arm=dibs` to a mapping.
+
+    Raises:
+        UserError: If it does not read like that.
+    """
+    parts = [part.split("=", 1) for part in text.split(",") if part.strip()]
+    if any(len(part) != 2 for part in parts):
+        raise UserError(f"The {what} reads like name=value,name=value; found {text!r}.")
+    return {name.strip(): value.strip() for name, value in parts}

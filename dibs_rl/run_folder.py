@@ -5,22 +5,26 @@ import platform
 import re
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
-from dibs_rl.config import RunConfig, load_yaml, to_plain, validated
+from dibs_rl.config import RunConfig, by_name, load_yaml, to_plain, validated
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
 
 _PACKAGES = ("dibs-rl", "torch", "numpy", "gymnasium", "mo-gymnasium", "mujoco", "stable-baselines3", "torchjd")
 _KEPT_CHECKPOINTS = 3
+_LOCK, _ERROR = ".lock", "error.txt"
+_LOCK_PATIENCE = 3.0  # seconds in which a process that is told to end lets go of its run
 
 
 class RunFolder:
-    """`config.yaml`, `progress.csv`, TensorBoard events, `checkpoints/`, `model.zip` and `result.json` of one run.
+    """`config.yaml`, `progress.csv`, TensorBoard events, `checkpoints/`, `cost.json`, `model.zip`, `result.json` of one run.
 
     Args:
         path: The folder.
@@ -32,11 +36,15 @@ class RunFolder:
         self.progress_file = path / "progress.csv"
         self.model_file = path / "model.zip"
         self.result_file = path / "result.json"
+        self.cost_file = path / "cost.json"
+        self.error_file = path / _ERROR
         self.checkpoints = path / "checkpoints"
+        self._lock_file = path / _LOCK
+        self._lock = filelock.FileLock(self._lock_file)
 
     @classmethod
     def create(cls, config: RunConfig, env_id: str, facts: dict[str, Any]) -> "RunFolder":
-        """Makes the folder of a new run and writes `config.yaml`: settings, versions and git commit.
+        """Makes the folder of a new run, locks it and writes `config.yaml`: settings, versions and git commit.
 
         Args:
             config: The settings; `out` names the folder.
@@ -44,12 +52,48 @@ class RunFolder:
             facts: What else is known of the run: backend, device, objectives.
 
         Raises:
-            UserError: If `out` is given and exists, or cannot be made.
+            UserError: If `out` is given and holds a run or anything else, or cannot be made.
         """
         name = f"{config.algo}-{config.combiner}-seed{config.seed}"
         folder = cls(_make(config.out) if config.out else _make_numbered(Path("runs") / env_id.replace(":", "-") / name))
-        folder._write_config(config, {**facts, **_surroundings()})
+        folder.lock()
+        if folder.config_file.is_file():  # another process was faster
+            raise _exists(folder.path)
+        study = {"study": by_name(config.study, "study")} if config.study else {}
+        folder._write_config(config, {**study, **facts, **_surroundings()})
         return folder
+
+    def lock(self) -> None:
+        """Keeps every other process from writing here, until `unlock` or the end of this one, whatever ends it.
+
+        Raises:
+            UserError: If another process writes here.
+        """
+        try:
+            self._lock.acquire(timeout=_LOCK_PATIENCE)
+        except filelock.Timeout:
+            raise UserError(f"Another process is writing to the run folder {self.path}; let it end first.") from None
+
+    def unlock(self) -> None:
+        """Lets other processes write here."""
+        self._lock.release()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process writes here now."""
+        if not self._lock_file.is_file():
+            return False
+        probe = filelock.FileLock(self._lock_file)
+        try:
+            with probe.acquire(timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end and was evaluated."""
+        return self.model_file.is_file() and self.result_file.is_file()
 
     def _write_config(self, config: RunConfig, facts: dict[str, Any]) -> None:
         with atomic_write(self.config_file) as file:
@@ -78,6 +122,11 @@ class RunFolder:
         """Names of the run's objectives, in the reward's order."""
         return list(load_yaml(self.config_file).get("facts", {}).get("objectives", []))
 
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model or a checkpoint, whole or not."""
+        return self.model_file.is_file() or bool(self._checkpoint_files())
+
     def checkpoint_file(self, steps: int) -> Path:
         """Where the checkpoint of a step goes."""
         return self.checkpoints / f"step_{steps:012d}.zip"
@@ -102,12 +151,12 @@ class RunFolder:
                 return file
         raise UserError(f"The model file {files[0]} is corrupt, and {self.path} has no whole checkpoint to fall back on.")
 
-    def reopen(self, config: RunConfig, loaded: Path, steps: int) -> list[str]:
+    def reopen(self, config: RunConfig, loaded: Path | None, steps: int) -> list[str]:
         """Makes the folder ready to go on: new settings into `config.yaml`, and no finished model in the way.
 
         Args:
             config: The settings that hold from now on.
-            loaded: The file the run goes on from.
+            loaded: The file the run goes on from; None if it has to begin anew.
             steps: The step it is of.
 
         Returns:
@@ -118,33 +167,56 @@ class RunFolder:
         self._write_config(config, {**facts, "resumed": resumed})
         for part in self.path.rglob(".*.part"):  # what a killed process had begun to write
             part.unlink(missing_ok=True)
-        if loaded == self.model_file:
+        if loaded and loaded == self.model_file:
             self.checkpoints.mkdir(exist_ok=True)
             self.model_file.replace(self.checkpoint_file(steps))
-        elif self.model_file.is_file():
+        elif loaded and self.model_file.is_file():
             aside = self.model_file.with_name("model.zip.corrupt")
             self.model_file.replace(aside)
             return [f"model.zip is corrupt and now called {aside.name}; going on from {loaded.name}."]
         return []
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Writes `result.json`."""
-        with atomic_write(self.result_file) as file:
-            file.write((json.dumps(result, indent=2) + "\n").encode())
+        """Writes `result.json`, with the cost of the training so far."""
+        _write_json(self.result_file, {**result, "cost": self.cost()})
+
+    def write_cost(self, cost: Mapping[str, float]) -> None:
+        """Writes `cost.json`: what the training has taken so far."""
+        _write_json(self.cost_file, cost)
+
+    def cost(self) -> dict[str, float]:
+        """What the training has taken so far (see `dibs_rl.cost`); empty where it has not begun."""
+        return json.loads(self.cost_file.read_text()) if self.cost_file.is_file() else {}
 
     def _checkpoint_files(self) -> list[Path]:
         return sorted(p for p in self.checkpoints.glob("step_*.zip") if re.fullmatch(r"step_\d+\.zip", p.name))
 
 
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
 def _make(path: Path) -> Path:
+    """Makes the folder; takes one that exists only where a run was about to begin and did not."""
     try:
         path.mkdir(parents=True)
     except FileExistsError:
-        hint = f"go on with --resume {path}, or " if (path / "config.yaml").is_file() else ""
-        raise UserError(f"The folder {path} exists: {hint}choose another --out.") from None
+        if not path.is_dir() or not _is_left_over(path):
+            raise _exists(path) from None
     except OSError as error:
         raise UserError(f"Cannot make the run folder {path}: {error.strerror}.") from None
     return path
+
+
+def _is_left_over(path: Path) -> bool:
+    names = {entry.name for entry in path.iterdir()}
+    return bool(names) and names <= {_LOCK, _ERROR}
+
+
+def _exists(path: Path) -> UserError:
+    hint = f"go on with --resume {path}, or " if (path / "config.yaml").is_file() else ""
+    return UserError(f"The folder {path} exists: {hint}choose another --out.")
 
 
 def _make_numbered(path: Path) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dibs_rl.config import bare_name
 from dibs_rl.envs.tasks import TASKS
 from dibs_rl.errors import UserError
 
@@ -111,11 +112,6 @@ SPECS: dict[str, EnvSpec] = {
 }
 
 _VERSION = re.compile(r"-v(\d+)$")
-
-
-def bare_name(env_id: str) -> str:
-    """The id without its version."""
-    return _VERSION.sub("", env_id)
 
 
 def resolve_id(name: str, known: Sequence[str] | None = None) -> str:

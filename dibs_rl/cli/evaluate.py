@@ -10,9 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dibs_rl.agents.on_policy import VectorOnPolicy
 from dibs_rl.cli.flags import parse, print_line
-from dibs_rl.cli.model import choose_device, load_model, make_env
+from dibs_rl.cli.model import Learner, choose_device, load_model, make_env
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
 from dibs_rl.run_folder import RunFolder
@@ -58,13 +57,13 @@ def run(arguments: list[str]) -> int:
 def evaluate_and_print(
     config: Any,
     folder: RunFolder,
-    model: VectorOnPolicy,
+    model: Learner,
     episodes: int,
     *,
     seed: int | None = None,
     deterministic: bool = True,
 ) -> None:
-    """Plays episodes, prints a table and writes `result.json`."""
+    """Plays episodes, prints a table and writes `result.json`, with the cost of the training in it."""
     seed = _SEED_OFFSET + config.seed if seed is None else seed
     env = make_env(config, min(episodes, _MOST_WORLDS), seed)
     try:

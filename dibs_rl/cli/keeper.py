@@ -9,11 +9,12 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from dibs_rl.cli.progress import TrainingDisplay
+from dibs_rl.cost import CostMeter
 from dibs_rl.run_folder import RunFolder
 
 
 class Keeper(BaseCallback):
-    """Saves checkpoints between updates, shows progress, and stops learning when a signal has come.
+    """Saves checkpoints between updates and what they cost, shows progress, and stops learning when a signal has come.
 
     Args:
         folder: The run's.
@@ -28,6 +29,7 @@ class Keeper(BaseCallback):
         super().__init__()
         self.stopped_by = 0
         self._folder, self._display, self._every = folder, display, every
+        self._meter = CostMeter(folder.cost())
         self._learnt_steps = 0  # steps of the rollouts that have been learnt from
         self._saved_at = -1
         self._in_rollout = False
@@ -69,7 +71,12 @@ class Keeper(BaseCallback):
         """Saves a checkpoint; steps of a rollout that was cut short are not counted."""
         self.model.num_timesteps = self._saved_at = self._learnt_steps
         self.model.save(self._folder.checkpoint_file(self._learnt_steps))
+        self.note_cost()
         self._folder.drop_old_checkpoints()
+
+    def note_cost(self) -> None:
+        """Writes what the training has taken so far."""
+        self._folder.write_cost(self._meter.cost(self._learnt_steps))
 
     @contextmanager
     def obeying_signals(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
-from dibs_rl.agents import DiBSPPO
+from dibs_rl.agents import SB3PPO, DiBSPPO
 from dibs_rl.agents.on_policy import VectorOnPolicy, preference_vector
 from dibs_rl.combiners import make_combiner
 from dibs_rl.config import PPOConfig, RunConfig, parse_preference
@@ -18,7 +18,8 @@ from dibs_rl.errors import UserError
 from dibs_rl.vec_env import VectorRewardVecEnv
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
-_LEARNERS: dict[str, type[VectorOnPolicy]] = {"ppo": DiBSPPO}
+Learner = VectorOnPolicy | SB3PPO
+_LEARNERS: dict[str, type[Learner]] = {"ppo": DiBSPPO, "sb3-ppo": SB3PPO}
 
 
 def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
@@ -33,14 +34,12 @@ def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
     )
 
 
-def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> VectorOnPolicy:
+def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> Learner:
     """A new learner.
 
     Raises:
         UserError: If combiner or preference cannot be used with the environment's objectives.
     """
-    weights = preference_vector(parse_preference(config.preference), env.objectives)
-    combiner = make_combiner(config.combiner, preference=weights, objectives=env.objectives, steps=config.bargaining_steps)
     rate = LinearSchedule(config.learning_rate, 0.0, 1.0) if config.schedule == "linear" else config.learning_rate
     samples = config.n_steps * config.num_envs
     if samples < 2:
@@ -48,8 +47,6 @@ def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> Vect
     return _LEARNERS[config.algo](
         policy_name(env.observation_space),
         env,
-        combiner=combiner,
-        bargain_every=config.bargain_every,
         learning_rate=rate,
         n_steps=config.n_steps,
         batch_size=min(config.batch_size, samples),
@@ -60,13 +57,28 @@ def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> Vect
         ent_coef=config.ent_coef,
         max_grad_norm=config.max_grad_norm,
         target_kl=config.target_kl,
-        policy_kwargs=_policy_kwargs(config),
         seed=config.seed,
         device=device,
+        **_own_arguments(config, env),
     )
 
 
-def load_model(config: RunConfig, file: Path, env: VectorRewardVecEnv | None, device: str) -> VectorOnPolicy:
+def _own_arguments(config: PPOConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
+    """What a learner takes that SB3's PPO does not, and the policy's arguments."""
+    policy = {
+        "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
+        "activation_fn": _ACTIVATIONS[config.activation],
+        "log_std_init": config.log_std_init,
+    }
+    weights = preference_vector(parse_preference(config.preference), env.objectives)
+    if config.algo == "sb3-ppo":
+        return {"preference": weights, "normalize_obs": config.normalize_obs, "policy_kwargs": policy}
+    combiner = make_combiner(config.combiner, preference=weights, objectives=env.objectives, steps=config.bargaining_steps)
+    policy = {**policy, "popart": config.popart, "normalize_obs": config.normalize_obs}
+    return {"combiner": combiner, "bargain_every": config.bargain_every, "policy_kwargs": policy}
+
+
+def load_model(config: RunConfig, file: Path, env: VectorRewardVecEnv | None, device: str) -> Learner:
     """A learner from a file.
 
     Raises:
@@ -107,13 +119,3 @@ def choose_device(wanted: str, space: spaces.Space) -> str:
             "use --device cpu, or install a CUDA build of torch."
         )
     return wanted
-
-
-def _policy_kwargs(config: PPOConfig) -> dict[str, Any]:
-    return {
-        "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
-        "activation_fn": _ACTIVATIONS[config.activation],
-        "log_std_init": config.log_std_init,
-        "popart": config.popart,
-        "normalize_obs": config.normalize_obs,
-    }

@@ -1,5 +1,6 @@
 """`dibs-rl train`: the main job."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -9,16 +10,16 @@ from rich.console import Console
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
-from dibs_rl.agents.on_policy import VectorOnPolicy
+from dibs_rl.agents.policies import VectorCritic
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.cli.evaluate import evaluate_and_print
 from dibs_rl.cli.flags import parse, peek, print_line
 from dibs_rl.cli.keeper import Keeper
-from dibs_rl.cli.model import build_model, choose_device, load_model, make_env
+from dibs_rl.cli.model import Learner, build_model, choose_device, load_model, make_env
 from dibs_rl.cli.progress import TrainingDisplay
 from dibs_rl.config import PPOConfig, config_class, load_yaml, shipped_file, validated
+from dibs_rl.cost import CostMeter
 from dibs_rl.envs import resolve_id
-from dibs_rl.envs.registry import bare_name
 from dibs_rl.errors import UserError
 from dibs_rl.progress_csv import ProgressCSV
 from dibs_rl.run_folder import RunFolder
@@ -31,21 +32,20 @@ def run(arguments: list[str]) -> int:
     """Trains, or goes on training; returns the exit code."""
     config = read_config(arguments)
     torch.set_num_threads(1)  # the networks' random start would depend on more
-    env = make_env(config, config.num_envs, config.seed)
-    try:
-        device = choose_device(config.device, env.observation_space)
-        folder, model = _resume(config, env, device) if config.resume else _start(config, env, device)
-        _announce(config, env, folder, model)
-        with torch_threads(config.threads):
-            stopped_by = _learn(config, folder, model)
-    finally:
-        env.close()
-    if stopped_by:
-        print_line(f"Stopped at {model.num_timesteps:,} steps; go on with: dibs-rl train --resume {folder.path}")
-        return 128 + stopped_by
-    print_line(f"Model: {folder.newest_model()}")
-    if config.eval_episodes:
-        evaluate_and_print(config, folder, model, config.eval_episodes)
+    with contextlib.ExitStack() as held:
+        with contextlib.closing(make_env(config, config.num_envs, config.seed)) as env:
+            device = choose_device(config.device, env.observation_space)
+            folder, model = _resume(config, env, device) if config.resume else _start(config, env, device)
+            held.callback(folder.unlock)
+            _announce(config, env, folder, model)
+            with torch_threads(config.threads):
+                stopped_by = _learn(config, folder, model)
+        if stopped_by:
+            print_line(f"Stopped at {model.num_timesteps:,} steps; go on with: dibs-rl train --resume {folder.path}")
+            return 128 + stopped_by
+        print_line(f"Model: {folder.newest_model()}")
+        if config.eval_episodes:
+            evaluate_and_print(config, folder, model, config.eval_episodes, deterministic=not config.eval_stochastic)
     return 0
 
 
@@ -81,7 +81,7 @@ def _defaults(arguments: list[str], algo: str) -> PPOConfig:
     named = peek(arguments, "env") or settings.get("env") or validated(algo, {}, "the defaults").env
     if not given:
         env_id = resolve_id(named)
-        shipped = shipped_file(algo, env_id, bare_name(env_id))
+        shipped = shipped_file(algo, env_id)
         given, settings = str(shipped), load_yaml(shipped) if shipped else {}
     return validated(algo, {**settings, "env": named}, given)
 
@@ -91,7 +91,7 @@ def _checked(config: PPOConfig) -> PPOConfig:
     return validated(config.algo, {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, "the flags")
 
 
-def _start(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, VectorOnPolicy]:
+def _start(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:
     model = build_model(config, env, device)
     facts = {"backend": env.backend, "device": device, "objectives": list(env.objectives)}
     folder = RunFolder.create(config, config.env, facts)
@@ -99,13 +99,14 @@ def _start(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> tuple[Run
     return folder, model
 
 
-def _resume(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, VectorOnPolicy]:
+def _resume(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:
     assert config.resume is not None
     folder = RunFolder.open(config.resume)
-    file = folder.newest_model()
-    model = load_model(config, file, env, device)
-    # Worlds cannot be saved: their episodes start anew, with seeds that the run has not used yet.
-    env.seed(int(np.random.SeedSequence([config.seed, model.num_timesteps]).generate_state(1)[0]))
+    folder.lock()
+    file = folder.newest_model() if folder.has_model else None  # None: it was killed before it had saved anything
+    model = load_model(config, file, env, device) if file else build_model(config, env, device)
+    if file:  # worlds cannot be saved: their episodes start anew, with seeds that the run has not used yet
+        env.seed(int(np.random.SeedSequence([config.seed, model.num_timesteps]).generate_state(1)[0]))
     if model.num_timesteps < config.steps:
         for line in folder.reopen(config, file, model.num_timesteps):
             print_line(line)
@@ -113,7 +114,7 @@ def _resume(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> tuple[Ru
     return folder, model
 
 
-def _log_to(folder: RunFolder, model: VectorOnPolicy) -> None:
+def _log_to(folder: RunFolder, model: Learner) -> None:
     writers = [ProgressCSV(folder.progress_file, model.num_timesteps), Curves(str(folder.path), model.num_timesteps)]
     model.set_logger(Logger(str(folder.path), writers))
 
@@ -126,8 +127,9 @@ class Curves(TensorBoardOutputFormat):
         self._is_closed = False
 
 
-def _announce(config: PPOConfig, env: VectorRewardVecEnv, folder: RunFolder, model: VectorOnPolicy) -> None:
-    p = sum(part.numel() for part in model.policy.policy_parameters())
+def _announce(config: PPOConfig, env: VectorRewardVecEnv, folder: RunFolder, model: Learner) -> None:
+    parameters = model.policy.policy_parameters() if isinstance(model.policy, VectorCritic) else model.policy.parameters()
+    p = sum(part.numel() for part in parameters)
     begin = f"Going on from step {model.num_timesteps:,} with" if config.resume else "Training"
     print_line(
         f"{begin} {config.algo}/{config.combiner} on {config.env} ({env.backend} backend, {config.num_envs} worlds, "
@@ -138,11 +140,15 @@ def _announce(config: PPOConfig, env: VectorRewardVecEnv, folder: RunFolder, mod
     print_line(f"Run folder: {folder.path}   (curves: tensorboard --logdir {folder.path})")
 
 
-def _learn(config: PPOConfig, folder: RunFolder, model: VectorOnPolicy) -> int:
+def _learn(config: PPOConfig, folder: RunFolder, model: Learner) -> int:
     """Learns until the end or a signal, whose number is returned (0 for none); saves either way."""
     left = config.steps - model.num_timesteps
     if left <= 0:
         print_line(f"The run has its {model.num_timesteps:,} steps already; --steps makes it longer.")
+        if not folder.model_file.is_file():
+            model.save(folder.model_file)
+        if not folder.cost():
+            folder.write_cost(CostMeter({}).cost(0))
         return 0
     display = TrainingDisplay(model.objectives, config.steps, model.num_timesteps, Console())
     keeper = Keeper(folder, display, config.checkpoint_every)
@@ -159,5 +165,6 @@ def _learn(config: PPOConfig, folder: RunFolder, model: VectorOnPolicy) -> int:
             keeper.save()
         if model.num_timesteps >= config.steps:
             model.save(folder.model_file)
+            keeper.note_cost()
             return 0
         return keeper.stopped_by
