@@ -1,5 +1,6 @@
 """`progress.csv`: one row a logged update, appended to; new columns may appear, and a resumed run goes on below."""
 
+import contextlib
 import csv
 import io
 from pathlib import Path
@@ -10,6 +11,7 @@ from stable_baselines3.common.logger import KVWriter
 from dibs_rl.files import atomic_write
 
 STEP = "time/total_timesteps"
+_LAST_BYTES = 1 << 15  # more than a row has
 
 
 class ProgressCSV(KVWriter):
@@ -55,3 +57,20 @@ def read_progress(path: Path) -> list[dict[str, str]]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row for row in rows if None not in row.values()]
+
+
+def last_step(path: Path) -> int:
+    """Environment steps in the last row of a `progress.csv`, read from its two ends only; 0 where there is none."""
+    try:
+        with open(path, "rb") as file:
+            columns = file.readline().decode().strip().split(",")
+            file.seek(max(file.tell(), file.seek(0, io.SEEK_END) - _LAST_BYTES))
+            rows = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return 0
+    for row in reversed(rows):
+        cells = row.split(",")
+        if len(cells) == len(columns) and STEP in columns:
+            with contextlib.suppress(ValueError):
+                return int(float(cells[columns.index(STEP)]))
+    return 0

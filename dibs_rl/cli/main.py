@@ -12,6 +12,7 @@ from dibs_rl.errors import UserError
 COMMANDS = {
     "train": "train one policy on many rewards",
     "evaluate": "play episodes with a trained policy and print each objective's return",
+    "benchmark": "run a study: environments x conditions x arms x seeds, in parallel processes, resumable",
     "plot": "draw the learning curves of one or several runs",
     "envs": "list the environments, their objectives and how badly these are scaled",
 }

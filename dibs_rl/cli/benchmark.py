@@ -1,0 +1,160 @@
+"""`dibs-rl benchmark`: runs a study's jobs."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+from rich.console import Console
+
+from dibs_rl import study as studies
+from dibs_rl.cli.flags import parse, print_line
+from dibs_rl.cli.launchers import LocalLauncher, Schedule
+from dibs_rl.cli.study_display import StudyDisplay, error_of
+from dibs_rl.config import Count, to_plain
+from dibs_rl.envs import SPECS, make, resolve_id
+from dibs_rl.envs.scaling import parse_transform
+from dibs_rl.errors import UserError
+from dibs_rl.run_folder import RunFolder
+from dibs_rl.study import Job, Study
+
+# What does not make another run of a job.
+_NOT_COMPARED = {"threads", "workers", "device", "backend", "checkpoint_every"}
+
+
+@dataclass
+class BenchmarkConfig:
+    """Run a study: every arm on every environment under every condition with every seed, each in a process of its own.
+
+    The same command goes on where it was stopped: jobs that are done are passed over.
+    """
+
+    study: Annotated[str, tyro.conf.Positional] = ""
+    """A YAML file, or the name of a shipped study; flags win over it."""
+    envs: tuple[str, ...] = ()
+    """Environment ids; with settings of their own: 'mo-hopper={steps: 500000}'."""
+    conditions: tuple[str, ...] = ()
+    """What is done to the rewards: scale-1, energy-x1e3, each-x1e-3, energy-x2^10, energy-power4, or NAME=TRANSFORM."""
+    arms: tuple[str, ...] = ()
+    """What is compared: dibs, dibs-50, norm-sum, any combiner, sb3-ppo, random, experts, or 'NAME={n_epochs: 5}'."""
+    seeds: tuple[int, ...] = ()
+    """Each job is run once with each."""
+    steps: Count | None = None
+    """Environment steps of each training; those shipped for the environment if not given."""
+    settings: tuple[str, ...] = ()
+    """Settings of 'dibs-rl train' for every job: num_envs=16 n_steps=32."""
+    out: Path | None = None
+    """The study's folder; runs/<name of the study> if not given."""
+    jobs: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: one a processor)")] = field(
+        default_factory=lambda: os.cpu_count() or 1
+    )
+    """Jobs at a time, each with one thread."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs what is missing of a study; returns the exit code: 0 if all is done, 1 if a job has failed."""
+    flags = parse(BenchmarkConfig, arguments, "benchmark")
+    if flags.jobs < 1:
+        raise UserError(f"At least one job at a time; found --jobs {flags.jobs}.")
+    study, jobs = read_jobs(flags)
+    root = flags.out or Path("runs") / study.name
+    _check_against_runs(jobs, root)
+    studies.record(study, root)
+    schedule = Schedule(jobs, root, LocalLauncher(root, flags.jobs))
+    done = sum(state == "done" for state in schedule.states.values())
+    before = f", {done} of them done before" if done else ""
+    print_line(f"{study.name}: {len(jobs)} jobs{before}, {flags.jobs} at a time. Study folder: {root}")
+    display = StudyDisplay(schedule.states, root, Console())
+    try:
+        stopped_by = schedule.run(display.update)
+    finally:
+        display.close(schedule.states)
+    return _sum_up(schedule.states, root, stopped_by)
+
+
+def read_jobs(flags: BenchmarkConfig) -> tuple[Study, list[Job]]:
+    """The study that the flags mean, resolved, and its jobs.
+
+    Raises:
+        UserError: If anything in it is not as it should be.
+    """
+    source = flags.study or "the flags"
+    settings = studies.load_study(studies.study_file(flags.study)) if flags.study else {}
+    study = studies.validated_study({**settings, **_given(flags, settings, source)}, source)
+    over = {} if flags.steps is None else {"steps": flags.steps}
+    over = {**_named(flags.settings, "settings"), **over}
+    study = dataclasses.replace(study, envs={resolve_id(env): {**(own or {}), **over} for env, own in study.envs.items()})
+    objectives = {env: _objectives(env) for env in study.envs}
+    study = studies.resolved(study, objectives)
+    jobs = studies.jobs_of(study, objectives)
+    for job in jobs:
+        parse_transform(job.config.transform, objectives[job.env])
+    if not jobs:
+        raise UserError("The study has no jobs: none of its conditions and arms is about the objectives of its environments.")
+    return study, jobs
+
+
+def _given(flags: BenchmarkConfig, settings: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What the flags say in the place of the file; what the file says of a name holds where a flag has the name alone."""
+    given: dict[str, Any] = {"seeds": list(flags.seeds)} if flags.seeds else {}
+    for key in studies.NAMED:
+        if getattr(flags, key):
+            before = studies.by_name(settings.get(key, {}), key, source)
+            named = _named(getattr(flags, key), key)
+            given[key] = {name: before.get(name) if value is None else value for name, value in named.items()}
+    return given
+
+
+def _named(texts: Sequence[str], key: str) -> dict[str, Any]:
+    """`NAME` and `NAME=VALUE` as a mapping; but for a condition's transform the value is YAML."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            found[name] = (value if key == "conditions" else yaml.safe_load(value)) if equals else None
+        except yaml.YAMLError:
+            message = f"Cannot read {text!r} in --{key}: behind the first = stands YAML, as in fast={{n_epochs: 5}}."
+            raise UserError(message) from None
+    return found
+
+
+def _objectives(env_id: str) -> tuple[str, ...]:
+    """Names of an environment's objectives; what the registry does not know has to be made."""
+    spec = SPECS.get(env_id)
+    if spec and spec.installed:
+        return spec.objectives
+    with contextlib.closing(make(env_id, num_envs=1)) as env:
+        return env.objectives
+
+
+def _check_against_runs(jobs: Sequence[Job], root: Path) -> None:
+    """Raises a UserError if a job has a run already that has other settings."""
+    for job in jobs:
+        folder = RunFolder(root / job.path)
+        if not folder.config_file.is_file():
+            continue
+        before, now = to_plain(folder.config()), to_plain(job.config)
+        other = [key for key in now if key not in _NOT_COMPARED and before.get(key) != now[key]]
+        if other:
+            raise UserError(
+                f"{folder.path} is a run with {other[0]} {before.get(other[0])!r}, and not {now[other[0]]!r}: "
+                "choose another --out, or other names."
+            )
+
+
+def _sum_up(states: Mapping[Job, str], root: Path, stopped_by: int) -> int:
+    """Says how the study ended; returns the exit code."""
+    failed = [job for job, state in states.items() if state == "failed"]
+    done = sum(state == "done" for state in states.values())
+    for job in failed:
+        print_line(f"failed: {root / job.path}: {error_of(job, root)}")
+    print_line(f"{done} of {len(states)} jobs done, {len(failed)} failed. Study folder: {root}")
+    if stopped_by:
+        print_line("Stopped; the same command goes on with it.")
+        return 128 + stopped_by
+    return 1 if failed else 0

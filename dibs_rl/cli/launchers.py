@@ -1,0 +1,137 @@
+"""Who runs the jobs of a study, and when: a schedule, and the launcher of this machine."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from dibs_rl.cli.job_process import JobProcess, State
+from dibs_rl.run_folder import RunFolder
+from dibs_rl.study import Job
+
+_PAUSE = 0.1  # seconds between looks at the jobs
+
+
+class Launcher(Protocol):
+    """Runs jobs, each in a process of its own."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another job can be started now."""
+
+    def start(self, job: Job) -> None:
+        """Starts a job."""
+
+    def ended(self) -> list[tuple[Job, State]]:
+        """The jobs that have ended since the last call, and how."""
+
+    def stop(self) -> None:
+        """Asks all running jobs to save what they have learnt and to end."""
+
+
+class LocalLauncher:
+    """Processes on this machine.
+
+    Args:
+        root: The study's folder.
+        slots: Jobs at a time.
+    """
+
+    def __init__(self, root: Path, slots: int) -> None:
+        self._root, self._slots = root, slots
+        self._running: list[JobProcess] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether fewer jobs run than may."""
+        return len(self._running) < self._slots
+
+    def start(self, job: Job) -> None:
+        """Starts a job's process."""
+        self._running.append(JobProcess(job, self._root))
+
+    def ended(self) -> list[tuple[Job, State]]:
+        """The jobs whose processes have ended since the last call, and how."""
+        states = [(process, process.poll()) for process in self._running]
+        self._running = [process for process, state in states if state == "running"]
+        return [(process.job, state) for process, state in states if state != "running"]
+
+    def stop(self) -> None:
+        """Asks all processes to save and to end."""
+        for process in self._running:
+            process.stop()
+
+
+class Schedule:
+    """Starts jobs as there is room, passes over those that have come to their end, and leaves alone what others run.
+
+    Args:
+        jobs: All of them, in the order of their turns.
+        root: The study's folder.
+        launcher: Runs them.
+
+    Attributes:
+        states: How each job stands.
+    """
+
+    def __init__(self, jobs: Sequence[Job], root: Path, launcher: Launcher) -> None:
+        self._root, self._launcher = root, launcher
+        self._stopped_by = 0
+        self.states: dict[Job, State] = {job: "done" if self._folder(job).finished else "waiting" for job in jobs}
+
+    def run(self, show: Callable[[dict[Job, State]], None]) -> int:
+        """Runs all jobs; returns the number of the signal that stopped it, or 0.
+
+        Args:
+            show: Called with every job's state from time to time.
+        """
+        told = False
+        with self._obeying_signals():
+            while self._has_work():
+                for job, state in self._launcher.ended():
+                    self.states[job] = state
+                if self._stopped_by and not told:
+                    self._launcher.stop()
+                    told = True
+                elif not self._stopped_by:
+                    self._start_what_has_room()
+                show(self.states)
+                time.sleep(_PAUSE)
+        return self._stopped_by
+
+    def _has_work(self) -> bool:
+        wanted = ("running",) if self._stopped_by else ("running", "waiting")
+        return any(state in wanted for state in self.states.values())
+
+    def _start_what_has_room(self) -> None:
+        for job, state in self.states.items():
+            if not self._launcher.has_room:
+                return
+            if state != "waiting" or self._folder(job).in_use:  # in use: by another benchmark, say
+                continue
+            if self._folder(job).finished:
+                self.states[job] = "done"
+                continue
+            self._launcher.start(job)
+            self.states[job] = "running"
+
+    def _folder(self, job: Job) -> RunFolder:
+        return RunFolder(self._root / job.path)
+
+    @contextmanager
+    def _obeying_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM are passed on to the jobs, which save and end; a second one ends at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            if self._stopped_by:
+                raise SystemExit(128 + number)
+            self._stopped_by = number
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

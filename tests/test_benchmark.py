@@ -1,0 +1,218 @@
+"""`dibs-rl benchmark` with real runs: parallel, resumable, and no job twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import pytest
+import yaml
+
+from dibs_rl import run_folder
+from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
+from dibs_rl.cli.job_process import JobProcess, train_flags
+from dibs_rl.cli.main import main
+from dibs_rl.run_folder import RunFolder
+
+TESTS = Path(__file__).parent
+ENV = "deep-sea-treasure-v0"
+QUICK = ["num_envs=4", "n_steps=16", "batch_size=32", "n_epochs=2", "eval_episodes=2"]
+LONG = 20_000
+WORLDS = """
+import pathlib
+import gymnasium as gym
+from fake_envs import PointEnv
+
+class Breaking(PointEnv):
+    def step(self, action):
+        if pathlib.Path("broken").exists() and self.total_steps == 10:
+            raise RuntimeError("the world has ended")
+        return super().step(action)
+
+gym.register("Sound-v0", PointEnv)
+gym.register("Breaking-v0", Breaking)
+"""
+
+
+def command(*arguments):
+    """Runs `dibs-rl` in this process and returns its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code or 0
+
+
+def start(*arguments):
+    """Starts `dibs-rl benchmark` in a process of its own, as a shell would."""
+    words = [sys.executable, "-m", "dibs_rl", "benchmark", *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, process=None):
+    for _ in range(2400):
+        if condition():
+            return
+        assert process is None or process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within two minutes")
+
+
+def learning(folder):
+    """Whether a run has begun to learn."""
+    return lambda: (folder / "progress.csv").is_file() and (folder / "progress.csv").stat().st_size > 1000
+
+
+@pytest.fixture
+def worlds(tmp_path, monkeypatch):
+    """A module with environments of one's own where the command is given, as a user has it."""
+    (tmp_path / "worlds.py").write_text(WORLDS)
+    (tmp_path / "broken").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    return tmp_path
+
+
+def test_a_crash_is_reported_and_stops_nothing_and_the_rest_is_not_done_again(worlds, capsys):
+    study = ["--envs", "worlds:Breaking-v0", "worlds:Sound-v0", "--steps", 64, "--out", "study", "--jobs", 2]
+    study += ["--settings", *QUICK]
+    assert command("benchmark", *study) == 1
+    said = capsys.readouterr().out
+    assert "1 of 2 jobs done, 1 failed" in said
+    breaking, sound = (worlds / "study" / f"worlds-{name}-v0/scale-1/dibs/seed0" for name in ("Breaking", "Sound"))
+    why = (breaking / "error.txt").read_text().splitlines()
+    assert why[0] == "RuntimeError: the world has ended"
+    assert "Traceback (most recent call last):" in why
+    assert f"failed: study/{breaking.relative_to(worlds / 'study')}: {why[0]}" in said
+
+    result = json.loads((sound / "result.json").read_text())
+    assert set(result) >= {"env", "algo", "combiner", "backend", "steps", "seed", "eval_seed", "episodes", "returns", "cost"}
+    assert set(result["cost"]) == {"seconds", "cpu_seconds", "peak_mib", "steps_per_second"}
+    assert result["cost"]["steps_per_second"] == pytest.approx(64 / result["cost"]["seconds"])
+    assert 50 < result["cost"]["peak_mib"] < 5000
+    assert yaml.safe_load((sound / "config.yaml").read_text())["facts"]["study"] == {"condition": "scale-1", "arm": "dibs"}
+
+    (worlds / "broken").unlink()
+    before = (sound / "result.json").stat().st_mtime_ns
+    assert command("benchmark", *study) == 0
+    assert "2 jobs, 1 of them done before" in capsys.readouterr().out
+    assert (sound / "result.json").stat().st_mtime_ns == before
+    assert not (breaking / "error.txt").exists()
+
+
+def test_ctrl_c_and_kill_then_on_to_the_end(tmp_path):
+    """Ctrl-C lets the jobs save; where the launcher is killed, they do so too. The same command goes on both times."""
+    study = ["--envs", ENV, "--steps", LONG, "--settings", *QUICK, "--out", tmp_path, "--jobs", 1]
+    run = tmp_path / ENV / "scale-1/dibs/seed0"
+    process = start(*study)
+    wait_for(learning(run), process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said
+    assert not RunFolder(run).in_use
+    first = RunFolder(run).newest_model()
+    assert first.name > "step_000000000000.zip"
+
+    process = start(*study)
+    wait_for(lambda: "resumed" in (run / "config.yaml").read_text(), process)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not RunFolder(run).in_use)
+    assert RunFolder(run).newest_model().name >= first.name
+
+    assert command("benchmark", *study) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert result["steps"] >= LONG
+    assert len(yaml.safe_load((run / "config.yaml").read_text())["facts"]["resumed"]) == 2
+
+
+def test_two_benchmarks_at_once_share_the_jobs(tmp_path):
+    """The shipped smoke study, made smaller: both come to the end, and each job was begun once."""
+    study = ["smoke", "--envs", ENV, "--conditions", "treasure-x1e3", "--arms", "sb3-ppo", "dibs", "--seeds", 0]
+    processes = [start(*study, "--steps", 512, "--out", tmp_path, "--jobs", 1) for _ in range(2)]
+    for process in processes:
+        said = process.communicate(timeout=200)[0]
+        assert process.returncode == 0, said
+        assert "2 of 2 jobs done, 0 failed" in said
+    for arm in ("sb3-ppo", "dibs"):
+        run = tmp_path / ENV / "treasure-x1e3" / arm / "seed0"
+        assert json.loads((run / "result.json").read_text())["algo"] == ("sb3-ppo" if arm == "sb3-ppo" else "ppo")
+        assert len(list(run.glob("events.out.tfevents*"))) == 1
+        assert "resumed" not in yaml.safe_load((run / "config.yaml").read_text())["facts"]
+    assert yaml.safe_load((tmp_path / "study.yaml").read_text())["conditions"]["treasure-x1e3"] == "treasure=1e3"
+
+
+def test_a_killed_job_says_so(tmp_path):
+    _, (job,) = read_jobs(BenchmarkConfig(envs=(ENV,), steps=LONG, settings=tuple(QUICK)))
+    process = JobProcess(job, tmp_path)
+    os.kill(process._process.pid, signal.SIGKILL)
+    wait_for(lambda: process.poll() != "running")
+    assert process.poll() == "failed"
+    assert process.folder.error_file.read_text().splitlines()[0] == "killed by SIGKILL"
+
+
+def test_a_folder_has_one_writer(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_folder, "_LOCK_PATIENCE", 0.05)
+    run = tmp_path / "run"
+    flags = [f"--{setting.replace('_', '-')}" for setting in QUICK]
+    assert command("train", "--env", ENV, *flags, "--steps", 64, "--out", run) == 0
+    capsys.readouterr()
+    with filelock.FileLock(run / ".lock"):
+        assert RunFolder(run).in_use
+        assert command("train", "--resume", run, "--steps", 128) == 2
+        said = capsys.readouterr().err
+        assert "Another process is writing" in said
+        assert said.count("\n") == 1
+    assert command("train", "--resume", run, "--steps", 128) == 0
+    assert not RunFolder(run).in_use
+
+
+def test_a_run_that_saved_nothing_begins_anew(tmp_path):
+    """Killed between its first file and its first checkpoint."""
+    run = tmp_path / "run"
+    flags = [f"--{setting.replace('_', '-')}" for setting in QUICK]
+    command("train", "--env", ENV, *flags, "--steps", 64, "--out", run)
+    for file in [*run.glob("checkpoints/*"), *run.glob("*.zip"), run / "result.json"]:
+        file.unlink()
+    assert command("train", "--resume", run) == 0
+    assert RunFolder(run).finished
+
+
+def test_other_settings_under_the_same_names(tmp_path, capsys):
+    _, (job,) = read_jobs(BenchmarkConfig(envs=(ENV,), arms=("random",), settings=tuple(QUICK)))
+    assert command("train", *train_flags(job, RunFolder(tmp_path / job.path))) == 0
+    study = ["--envs", ENV, "--arms", "random", "--out", tmp_path, "--settings", *QUICK]
+    assert command("benchmark", *study) == 0
+    capsys.readouterr()
+    assert command("benchmark", *study, "gamma=0.5") == 2
+    said = capsys.readouterr().err
+    assert "gamma" in said
+    assert "choose another --out" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "No study 'nowhere'"),
+        ([], "at least one environment"),
+        (["--envs", "mo-halfcheeta"], "did you mean mo-halfcheetah"),
+        (["--envs", "mo-hopper", "--arms", "dips"], "did you mean dibs"),
+        (["--envs", "mo-hopper", "--arms", "mine={n_epochs: "], "stands YAML"),
+        (["--envs", "mo-hopper", "--conditions", "hight-x1e3"], "forward, height, energy"),
+        (["--envs", "mo-hopper", "--conditions", "odd=energy=much"], "energy"),
+        (["--envs", "mo-hopper", "--jobs", "0"], "--jobs 0"),
+        (["--envs", "mo-hopper", "--settings", "gama=1"], "Did you mean gamma"),
+        (["--envs", "mo-hopper", "--seeds", "-1"], "seeds"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("benchmark", *arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
