@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchjd.aggregation import Aggregator, WeightedAggregator
 
+from dibs_rl.agents.adam import quick_step
 from dibs_rl.agents.engines import Engine, Evaluation, engine_of
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import Beside, beside
@@ -37,11 +38,12 @@ class ClippedStep:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], max_norm: float) -> None:
-        self._optimizer, self._max_norm = optimizer, max_norm
+        self._max_norm = max_norm
         self._flat, parts = flat_gradient(parameters)
         optimizer.zero_grad()
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part
+        self._step = quick_step(optimizer)
 
     def along(self, gradient: Tensor) -> None:
         """One step along minus a gradient `[p]`.
@@ -51,9 +53,9 @@ class ClippedStep:
         """
         if gradient.shape != self._flat.shape:
             raise ValueError(f"The gradient must have {len(self._flat)} entries; found shape {list(gradient.shape)}.")
-        scale = (self._max_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+        scale = (self._max_norm / torch.linalg.vector_norm(gradient).add_(1e-6)).clamp_(max=1.0)  # as torch's clip_grad_norm_
         torch.mul(gradient, scale, out=self._flat)
-        self._optimizer.step()
+        self._step()
 
 
 class CombinedUpdate(VectorRollouts):
@@ -88,7 +90,8 @@ class CombinedUpdate(VectorRollouts):
     def _learn_from_rollout(self, engine: Engine, call: Beside, log: Log) -> None:
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
         batch = batch._replace(obs=engine.inputs(batch.obs))
-        learnt = self._train_policy(engine, batch, log, partial(call, self._train_critic, engine))
+        critic = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
+        learnt = self._train_policy(engine, batch, log, partial(call, self._train_critic, engine, critic))
         value_losses_found = [loss for losses in learnt for loss in losses()]
         if value_losses_found:  # none where the very first minibatch was too far from the old policy
             log["value_loss"] = value_losses_found
@@ -106,6 +109,7 @@ class CombinedUpdate(VectorRollouts):
                 returned.
         """
         weights = self._bargain(engine, rollout, log) if self.bargain_every == "rollout" else None
+        step = ClippedStep(self.policy.optimizer, self.policy.policy_parameters(), self.max_grad_norm)
         results: list[Result] = []
         for _ in range(self.n_epochs):
             if self.bargain_every == "epoch":
@@ -113,16 +117,15 @@ class CombinedUpdate(VectorRollouts):
             if engine.small and results:
                 results[-1]()  # short operations of two threads wait for each other; the long ones of a bargain do not
             batches = Minibatches(rollout, list(self.rollout_buffer.indices(self.batch_size)))
-            taken = self._train_epoch(engine, batches, weights, log)
+            taken = self._train_epoch(engine, step, batches, weights, log)
             results.append(then(batches, taken))
             self._n_updates += 1
             if taken < len(batches):
                 break
         return results
 
-    def _train_epoch(self, engine: Engine, batches: Minibatches, weights: Tensor | None, log: Log) -> int:
+    def _train_epoch(self, engine: Engine, step: ClippedStep, batches: Minibatches, weights: Tensor | None, log: Log) -> int:
         """Takes the policy's steps of one epoch and returns how many it took."""
-        step = ClippedStep(self.policy.optimizer, self.policy.policy_parameters(), self.max_grad_norm)
         for taken, batch in enumerate(batches):
             if weights is None and self.normalize_advantage:
                 batch = batch._replace(advantages=normalise_columns(batch.advantages))
@@ -133,9 +136,8 @@ class CombinedUpdate(VectorRollouts):
             self._step_policy(step, evaluated, self._policy_losses(log_ratio, batch), weights, log)
         return len(batches)
 
-    def _train_critic(self, engine: Engine, batches: Minibatches, taken: int) -> list[Tensor]:
+    def _train_critic(self, engine: Engine, step: ClippedStep, batches: Minibatches, taken: int) -> list[Tensor]:
         """Takes the critic's steps on as many minibatches as the policy has taken, and returns its losses, `[m]` each."""
-        step = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
         found = []
         for batch in islice(batches, taken):
             values = engine.values(batch.obs)

@@ -90,12 +90,13 @@ class Perceptron:
             gain = self._activation.gain
             output = self._activation.apply(torch.addmm(bias, output, weight.t(), beta=gain, alpha=gain))
             self._inputs.append(output)
-        return torch.addmm(last_bias, output, last_weight.t())
+        # Turned round, since MKL multiplies by a narrow matrix from the right at half the speed.
+        return torch.addmm(last_bias.unsqueeze(1), last_weight, output.t()).t().contiguous()
 
     def write_gradient(self, error: Tensor, out: Sequence[Tensor]) -> None:
         """Gradient of a loss, of its derivative `[b, out]` by the last outputs, into tensors shaped as the parameters."""
         for i, layer_error in self._errors(error):
-            torch.mm(layer_error.t(), self._inputs[i], out=out[2 * i])
+            _write_product(layer_error, self._inputs[i], out[2 * i])
             torch.sum(layer_error, 0, out=out[2 * i + 1])
 
     def write_jacobian(self, error: Tensor, coefficients: Tensor, out: Tensor) -> None:
@@ -113,7 +114,7 @@ class Perceptron:
             for k, row in enumerate(rows):
                 c = coefficients[:, k : k + 1]
                 left, right = (layer_error, inputs * c) if narrow_inputs else (layer_error * c, inputs)
-                torch.mm(left.t(), right, out=row[2 * i])
+                _write_product(left, right, row[2 * i])
                 row[2 * i + 1].copy_(biases[k])
 
     def _errors(self, error: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -122,3 +123,11 @@ class Perceptron:
             yield i, error
             if i:
                 error = self._activation.pull_back(error @ self._weights[i], self._inputs[i])
+
+
+def _write_product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """`left.T @ right` into `out`; the narrower of the two goes first, where MKL is up to three times as fast."""
+    if right.shape[1] < left.shape[1]:
+        out.copy_(torch.mm(right.t(), left).t())
+    else:
+        torch.mm(left.t(), right, out=out)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dibs_rl.agents import DiBSPPO, MlpPolicy
+from dibs_rl.agents.adam import quick_step
 from dibs_rl.agents.engines import AutogradEngine, engine_of
 from dibs_rl.agents.perceptron_engine import PerceptronEngine
 from dibs_rl.agents.side_by_side import torch_threads
@@ -162,9 +163,9 @@ def test_a_critic_beside_the_policy_learns_the_same(every, ends_early, small, mo
     monkeypatch.setattr("dibs_rl.agents.perceptron_engine._SMALL", 50_000 if small else 0)
 
     class Counting(DiBSPPO):
-        def _train_critic(self, engine, batches, number):
+        def _train_critic(self, engine, step, batches, number):
             taken.append(number)
-            return super()._train_critic(engine, batches, number)
+            return super()._train_critic(engine, step, batches, number)
 
     def run(threads):
         with torch_threads(1):  # the networks' random start depends on torch's threads
@@ -186,6 +187,39 @@ def test_an_error_beside_is_raised_here(monkeypatch):
     monkeypatch.setattr("dibs_rl.agents.update.value_losses", fail)
     with torch_threads(2), pytest.raises(ArithmeticError, match="critic"):
         DiBSPPO("MlpPolicy", point_envs(), **SMALL).learn(64)
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "eps": 1e-3}, {"amsgrad": True}, {"fused": False}])
+def test_a_quick_step_is_the_optimisers_own(settings):
+    """Bit for bit, with its state, whichever of the two takes the next step, and after the state is loaded."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(5, 3), torch.randn(6, 5, 3)
+
+    def run(step_of):
+        weight, bias, unused = (nn.Parameter(part.clone()) for part in (start, start[0], start))
+        optimizer = torch.optim.Adam([weight, bias, unused], **{"lr": 0.1, "fused": True, **settings})
+        weight.grad, bias.grad = torch.empty(5, 3), torch.empty(3)
+        for i, gradient in enumerate(gradients):
+            weight.grad.copy_(gradient), bias.grad.copy_(gradient[1])
+            step_of(optimizer, i)()
+            optimizer.load_state_dict(optimizer.state_dict())
+        return weight, bias, unused, optimizer
+
+    *expected, sure = run(lambda optimizer, i: optimizer.step)
+    *found, quick = run(lambda optimizer, i: optimizer.step if i == 3 else quick_step(optimizer))
+    assert_close(found, expected, rtol=0, atol=0)
+    assert_close(quick.state_dict()["state"], sure.state_dict()["state"], rtol=0, atol=0)
+
+
+def test_a_step_that_is_listened_to_is_the_optimisers_own():
+    weight, heard = nn.Parameter(torch.ones(3)), []
+    optimizer = torch.optim.Adam([weight], fused=True)
+    weight.grad = torch.ones(3)
+    quick_step(optimizer)()
+    assert quick_step(optimizer) != optimizer.step
+    optimizer.register_step_post_hook(lambda *arguments: heard.append(1))
+    quick_step(optimizer)()
+    assert heard == [1]
 
 
 def test_fused_adam_is_adam():

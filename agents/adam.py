@@ -1,0 +1,54 @@
+"""Steps of torch's Adam that cost little more than their arithmetic."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim import Adam, Optimizer
+
+
+def quick_step(optimizer: Optimizer) -> Callable[[], Any]:
+    """The optimiser's `step`; where it is torch's fused Adam, without looking up each tensor every time.
+
+    For small networks that takes several times as long as the arithmetic. The numbers are the same bit for bit, and the
+    optimiser's state stays where it was.
+
+    Args:
+        optimizer: The parameters that have a gradient now are moved. Its contents may change, the tensor and the optimiser's
+            settings may not, for as long as the result is used.
+    """
+    group = optimizer.param_groups[0]
+    learning = [p for p in group["params"] if p.grad is not None]
+    states = [optimizer.state[p] for p in learning if p in optimizer.state]
+    if not _is_plain(optimizer) or len(states) < len(learning):  # Adam makes its state in its first step
+        return optimizer.step
+    counts = torch.stack([state["step"] for state in states])
+    for state, count in zip(states, counts, strict=True):
+        state["step"] = count  # a view: one addition counts for all
+    move = partial(
+        torch._fused_adam_,
+        [p.detach() for p in learning],
+        [p.grad for p in learning],
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [],
+        [state["step"] for state in states],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        **{key: group[key] for key in ("amsgrad", "lr", "weight_decay", "eps", "maximize")},
+    )
+
+    def step() -> None:
+        counts.add_(1)
+        move()
+
+    return step
+
+
+def _is_plain(optimizer: Optimizer) -> bool:
+    """Whether `step` is torch's fused Adam on one group of parameters, and nobody listens to it."""
+    if type(optimizer) is not Adam or len(optimizer.param_groups) > 1 or "step" in vars(optimizer):
+        return False
+    group, hooks = optimizer.param_groups[0], (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    return bool(group["fused"]) and not (group["amsgrad"] or group.get("decoupled_weight_decay") or any(hooks))
