@@ -19,7 +19,7 @@ from dibs_rl.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
 _NOT_SAVED = {"config", "resume", "out", "study"}
-_BY_OBJECTIVE = ("preference", "transform")  # fields that YAML may hold as a mapping
+_BY_OBJECTIVE = ("preference", "transform", "reward_terms")  # fields that YAML may hold as a mapping
 _SHARED_SETTINGS = {"sb3-ppo": "ppo"}  # algorithms that take the shipped settings of another one
 
 Count = Annotated[int, Field(ge=1)]
@@ -35,6 +35,8 @@ class RunConfig:
 
     env: str = "mo-halfcheetah"
     """Environment id; of a bare name the newest version is taken."""
+    reward_terms: str = ""
+    """A vector reward of parts of a scalar one, by their keys in info: forward=reward_forward,energy=-cost."""
     algo: Literal["ppo", "sb3-ppo"] = "ppo"
     """Learning algorithm: ppo, or sb3-ppo, Stable-Baselines3's own on the weighted sum of the rewards."""
     combiner: str = "dibs"
@@ -173,7 +175,7 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
 
     Args:
         algo: Name of the algorithm.
-        settings: Values by field name; a preference may be a list or a mapping too, and a transform a mapping.
+        settings: Values by field name; what is said by objective may be a mapping too, and a preference a list.
         source: Where they come from, for the message.
 
     Raises:

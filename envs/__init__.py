@@ -8,27 +8,33 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, is_vecenv_wrapped
 
+from dibs_rl.envs.badscale import BADSCALE, base_and_transform
 from dibs_rl.envs.batch_backend import BatchVecEnv, batch_installed
+from dibs_rl.envs.factories import factory_of
 from dibs_rl.envs.gym_backend import GymVecEnv
-from dibs_rl.envs.hush import hushed
 from dibs_rl.envs.registry import SPECS, EnvSpec, objective_names, resolve_id
+from dibs_rl.envs.reward_terms import RewardTerms, parse_terms
 from dibs_rl.envs.sb3_adapter import SB3VecEnvAdapter
-from dibs_rl.envs.scaling import transform_rewards
+from dibs_rl.envs.scaling import TransformedEnv, transform_rewards
 from dibs_rl.envs.tasks import TASKS
-from dibs_rl.envs.worlds import EnvFactory, probe
+from dibs_rl.envs.worlds import probe
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Step, VectorRewardVecEnv
 
 __all__ = [
     "BACKENDS",
+    "BADSCALE",
     "SPECS",
     "BatchVecEnv",
     "EnvSpec",
     "GymVecEnv",
+    "RewardTerms",
     "SB3VecEnvAdapter",
     "Step",
+    "TransformedEnv",
     "VectorRewardVecEnv",
     "as_vector_env",
+    "base_and_transform",
     "make",
     "objective_names",
     "resolve_id",
@@ -47,6 +53,7 @@ def make(
     *,
     workers: int = 0,
     transform: str = "",
+    reward_terms: str = "",
     **kwargs: Any,
 ) -> VectorRewardVecEnv:
     """Makes a vector-reward environment of an id.
@@ -60,21 +67,23 @@ def make(
         seed: World i's first episode is seeded with `seed + i`, as MO-Gymnasium's own would be; None draws at random.
         workers: Worker processes of the `gym` backend, where 0 steps in this process; threads of the `batch` backend,
             where 0 takes one a core.
-        transform: What rewards are turned into, as `energy=1e3` or `energy=exp@episode` (see `dibs_rl.envs.scaling`).
-            Statistics of episodes hold the rewards as they were.
+        transform: What rewards are turned into, as `energy=1e3` or `energy=exp@episode` (see `dibs_rl.envs.scaling`), which
+            wins over an id's own where both name an objective. Statistics of episodes hold the rewards as they were.
+        reward_terms: Makes a vector of parts of a scalar reward, as `forward=reward_forward,energy=reward_ctrl` (see
+            `RewardTerms`); such an environment is stepped by the `gym` backend.
         **kwargs: Passed to the environment, which then is stepped by the `gym` backend.
 
     Raises:
         UserError: If the id or backend is unknown, the backend does not step the id, something it needs is not installed,
-            its reward is a scalar, or the transform cannot be read.
+            its reward is a scalar, or transform or reward terms cannot be read.
     """
     if backend not in BACKENDS:
         raise UserError(f"Unknown backend {backend!r}; there is {', '.join(BACKENDS)}.")
     if num_envs < 1:
         raise UserError(f"There must be at least one environment; found num_envs={num_envs}.")
-    env_id = resolve_id(env_id)
-    chosen = _choose_backend(backend, env_id, kwargs)
-    factory = factory_of(env_id, **kwargs)
+    env_id, own_transform = base_and_transform(resolve_id(env_id))
+    chosen = _choose_backend(backend, env_id, [*kwargs, *(["reward_terms"] if reward_terms else [])])
+    factory = factory_of(env_id, parse_terms(reward_terms), **kwargs)
     first = factory()
     env: VectorRewardVecEnv
     if chosen == "batch":
@@ -84,46 +93,24 @@ def make(
         first.close()
         env = GymVecEnv([factory] * num_envs, setup, workers=workers, device=device, seed=seed)
     try:
-        return transform_rewards(env, transform)
+        return transform_rewards(env, str(env.reward_transform or ""), own_transform, transform)
     except UserError:
         env.close()
         raise
 
 
-def _choose_backend(wanted: str, env_id: str, kwargs: dict[str, Any]) -> str:
-    """The backend that is meant; says why where it cannot be had."""
+def _choose_backend(wanted: str, env_id: str, changes: list[str]) -> str:
+    """The backend that is meant; says why where it cannot be had, as where something about the environment is changed."""
     reason = ""
     if env_id not in TASKS:
         reason = f"does not step {env_id}; it steps {', '.join(TASKS)}"
-    elif kwargs:
-        reason = f"takes no keyword arguments of the environment; found {', '.join(kwargs)}"
+    elif changes:
+        reason = f"takes no keyword arguments of the environment and no reward terms; found {', '.join(changes)}"
     elif not batch_installed():
         reason = "needs MuJoCo 3.17 or newer (pip install 'mujoco>=3.17')"
     if wanted == "batch" and reason:
         raise UserError(f"The batch backend {reason}. Use the gym backend.")
     return "gym" if wanted == "gym" or reason else "batch"
-
-
-def factory_of(env_id: str, **kwargs: Any) -> EnvFactory:
-    """A function that makes one environment of the id, with the registry's keyword arguments and these.
-
-    Raises:
-        UserError: If the id is unknown or something it needs is not installed.
-    """
-    env_id = resolve_id(env_id)
-    spec = SPECS.get(env_id)
-    if spec and not spec.installed:
-        raise UserError(f"{env_id} needs the module {spec.needs}, which is not installed: {spec.install}.")
-    arguments = {**(spec.kwargs if spec else {}), **kwargs}
-
-    def factory() -> gym.Env:
-        import mo_gymnasium  # registers its ids, in worker processes too
-
-        resolve_id(env_id)  # a worker process has not imported the module of `module:id` yet
-        with hushed(env_id):
-            return mo_gymnasium.make(env_id, **arguments)
-
-    return factory
 
 
 def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardVecEnv:

@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from dibs_rl.envs.scaling import transform_rewards
 from dibs_rl.envs.workers import LocalHost, WorkerHost
 from dibs_rl.envs.worlds import EnvFactory, Worlds, WorldSetup, array_views, local_arrays, shared_memory
 from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
@@ -55,6 +56,7 @@ class GymVecEnv(VectorRewardVecEnv):
             self._arrays = array_views(setup, memory, n)
             self._hosts = [WorkerHost(context, factories, setup, group, memory) for group in self._groups]
         super().__init__(n, setup.observation_space, setup.action_space, setup.objectives, device)
+        transform_rewards(self, setup.transform)
         if seed is not None:
             self.seed(seed)
 

@@ -12,7 +12,10 @@ the objective; below 1.2e-38 it loses digits, and below 1.4e-45 it becomes zero.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +28,7 @@ MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "sqrt": lambda r: r.sign() * r.abs().sqrt(),
 }
 _EPISODE = "@episode"
+UNTRANSFORMED_KEY = "untransformed_reward"  # where a transformed environment's info keeps the reward as it was
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class ObjectiveTransform:
         return MAPS[self.change](value) if isinstance(self.change, str) else self.change * value
 
     def __str__(self) -> str:
-        return f"{self.change}{_EPISODE if self.per_episode else ''}"
+        return str(self.change).removesuffix(".0") + (_EPISODE if self.per_episode else "")
 
 
 class TransformedRewards:
@@ -109,16 +113,53 @@ def _parse_one(name: str, what: str) -> ObjectiveTransform:
     return ObjectiveTransform(factor, per_episode)
 
 
-def transform_rewards(env: VectorRewardVecEnv, transform: str) -> VectorRewardVecEnv:
-    """Puts a transform into a vector-reward environment, whatever steps it, in place of the one that it has.
+def transform_rewards(env: VectorRewardVecEnv, *transforms: str) -> VectorRewardVecEnv:
+    """Puts transforms into a vector-reward environment, whatever steps it, in place of those that it has.
 
     Args:
         env: The environment, which is returned.
-        transform: See `parse_transform`.
+        *transforms: See `parse_transform`; of an objective that is in several, the last one holds.
 
     Raises:
         UserError: See `parse_transform`.
     """
-    found = parse_transform(transform, env.objectives)
+    found: dict[str, ObjectiveTransform] = {}
+    for text in transforms:
+        found |= parse_transform(text, env.objectives)
     env.reward_transform = TransformedRewards(env.objectives, found) if found else None
     return env
+
+
+class TransformedEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """The same for one Gymnasium environment, whose `info` then holds the reward as it was under `"untransformed_reward"`.
+
+    Args:
+        env: Gives rewards `[m]`.
+        transform: See `parse_transform`.
+        objectives: Names of the m rewards.
+
+    Raises:
+        UserError: See `parse_transform`.
+    """
+
+    def __init__(self, env: gym.Env, transform: str, objectives: Sequence[str]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, transform=transform, objectives=objectives)
+        gym.Wrapper.__init__(self, env)
+        self.objectives = tuple(objectives)
+        self.reward_transform = TransformedRewards(self.objectives, parse_transform(transform, self.objectives))
+        self.reward_space = gym.spaces.Box(-np.inf, np.inf, (len(self.objectives),), np.float32)
+        self._episode_return = torch.zeros(1, len(self.objectives), dtype=torch.float64)
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode, with a return of 0."""
+        self._episode_return.zero_()
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """A step whose reward is float32 `[m]`, transformed."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        untransformed = torch.as_tensor(np.asarray(reward, dtype=np.float32)).unsqueeze(0)
+        self._episode_return += untransformed
+        seen = self.reward_transform(untransformed, self._episode_return, torch.tensor([bool(terminated or truncated)]))
+        info = {**info, UNTRANSFORMED_KEY: reward}
+        return obs, seen.squeeze(0).numpy(), terminated, truncated, info

@@ -7,9 +7,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import create_empty_array, create_shared_memory, read_from_shared_memory
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
 from dibs_rl.envs.registry import objective_names
+from dibs_rl.envs.reward_terms import numbers_in
+from dibs_rl.envs.scaling import UNTRANSFORMED_KEY, TransformedEnv
 from dibs_rl.errors import UserError
 
 EnvFactory = Callable[[], gym.Env]
@@ -23,13 +26,15 @@ class WorldSetup(NamedTuple):
         observation_space: Space of an observation, images with channels first.
         action_space: Space of an action.
         objectives: Names of the reward's components.
-        reward_in_info: Whether the vector is `info["vector_reward"]` instead of the reward itself.
+        reward_key: Where in `info` the vector is; empty where it is the reward itself.
+        transform: What becomes of the rewards when they have been counted, where the environment says so.
     """
 
     observation_space: spaces.Space
     action_space: spaces.Space
     objectives: tuple[str, ...]
-    reward_in_info: bool
+    reward_key: str = ""
+    transform: str = ""
 
     @property
     def layout(self) -> "WorldArrays":
@@ -99,7 +104,7 @@ class Worlds:
         last_infos = []
         for row, env in self._envs.items():
             obs, reward, terminated, truncated, info = env.step(self._to_action(arrays.actions[row]))
-            arrays.reward[row] = info[REWARD_KEY] if self._setup.reward_in_info else reward
+            arrays.reward[row] = info[self._setup.reward_key] if self._setup.reward_key else reward
             arrays.terminated[row] = terminated
             arrays.truncated[row] = truncated
             _write(arrays.final_obs, row, obs)
@@ -144,14 +149,17 @@ def probe(env: gym.Env, name: str | None = None) -> WorldSetup:
     declared = _declared_reward_dim(env)
     env.reset()
     _, reward, _, _, info = env.step(env.action_space.sample())
-    found = np.asarray(reward)
-    in_info = found.ndim == 0 and REWARD_KEY in info
-    found = np.asarray(info[REWARD_KEY]) if in_info else found
+    found, key, transform = np.asarray(reward), "", _transform_of(env)
+    if transform:  # episodes are counted before it
+        key = UNTRANSFORMED_KEY
+    elif found.ndim == 0 and REWARD_KEY in info:
+        found, key = np.asarray(info[REWARD_KEY]), REWARD_KEY
     called = name or (env.spec.id if env.spec else type(env.unwrapped).__name__)
     if found.ndim != 1:
         raise UserError(
             f"{called} gives a scalar reward, and dibs-rl needs a vector with one entry for each objective: let step() "
-            f"return a 1-D array (for one objective: np.array([reward])), or put one into info[{REWARD_KEY!r}]."
+            f"return a 1-D array (for one objective: np.array([reward])), put one into info[{REWARD_KEY!r}], or name parts of "
+            f"the reward in info: RewardTerms(env, ...), --reward-terms NAME=KEY,... (here: {_reward_like(info)})."
         )
     if declared is not None and declared != len(found):
         raise UserError(f"{called} declares {declared} rewards and gives {len(found)}.")
@@ -160,7 +168,7 @@ def probe(env: gym.Env, name: str | None = None) -> WorldSetup:
     names = _declared_names(env) or objective_names(env.spec.id if env.spec else None, len(found))
     if len(names) != len(found):
         raise UserError(f"{called} names {len(names)} objectives and gives {len(found)} rewards.")
-    return WorldSetup(channels_first_space(env.observation_space), env.action_space, names, in_info)
+    return WorldSetup(channels_first_space(env.observation_space), env.action_space, names, key, transform)
 
 
 def channels_first_space(space: spaces.Space) -> spaces.Space:
@@ -205,6 +213,20 @@ def has_wrapper(env: gym.Env, wrapper: type[gym.Wrapper]) -> bool:
             return True
         env = env.env
     return False
+
+
+def _reward_like(info: dict[str, Any]) -> str:
+    return ", ".join(sorted(numbers_in(info))) or "info has no number"
+
+
+_LEAVE_REWARDS = (gym.ObservationWrapper, gym.ActionWrapper, OrderEnforcing, PassiveEnvChecker, TimeLimit)
+
+
+def _transform_of(env: gym.Env) -> str:
+    """The transform of a `TransformedEnv` below wrappers that leave rewards alone; empty where there is none."""
+    while isinstance(env, _LEAVE_REWARDS):
+        env = env.env
+    return str(env.reward_transform) if isinstance(env, TransformedEnv) else ""
 
 
 def _declared_reward_dim(env: gym.Env) -> int | None:

@@ -148,7 +148,7 @@ def test_auto_takes_the_batch_where_it_can():
     ("env_id", "kwargs", "words"),
     [
         ("deep-sea-treasure-v0", {}, "does not step deep-sea-treasure-v0"),
-        ("mo-hopper-v5", {"ctrl_cost_weight": 0.5}, "takes no keyword arguments of the environment; found ctrl_cost_weight"),
+        ("mo-hopper-v5", {"ctrl_cost_weight": 0.5}, "takes no keyword arguments .*; found ctrl_cost_weight"),
     ],
 )
 def test_what_the_batch_cannot_step_is_said(env_id, kwargs, words):

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dibs_rl.cli.flags import parse, print_line
-from dibs_rl.envs import SPECS
+from dibs_rl.envs import BADSCALE, SPECS, base_and_transform
 
 
 @dataclass
@@ -26,11 +26,14 @@ def run(arguments: list[str]) -> int:
     table.add_column("id", no_wrap=True)
     table.add_column("m", justify="right")
     table.add_column("objectives, and their scales per step as read from the sources")
-    for env_id, spec in sorted(SPECS.items()):
+    scales = {env_id: spec.scales for env_id, spec in SPECS.items()}
+    scales |= {env_id: f"{of.base} with {of.transform}: {of.reason}" for env_id, of in BADSCALE.items()}
+    for env_id, about in sorted(scales.items()):
         if flags.match in env_id:
+            spec = SPECS[base_and_transform(env_id)[0]]
             missing = "" if spec.installed else f"\nnot installed: {spec.install}"
-            about = f"{', '.join(spec.objectives)}\n[dim]{spec.scales}[/dim]{escape(missing)}"
+            about = f"{', '.join(spec.objectives)}\n[dim]{about}[/dim]{escape(missing)}"
             table.add_row(env_id, str(len(spec.objectives)), about)
     Console().print(table)
-    print_line("Any Gymnasium id with a vector reward works too.")
+    print_line("Any Gymnasium id with a vector reward works too, and with --reward-terms any that tells parts of its reward.")
     return 0

@@ -31,6 +31,7 @@ def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
         seed=seed,
         workers=config.workers,
         transform=config.transform,
+        reward_terms=config.reward_terms,
     )
 
 
