@@ -16,6 +16,7 @@ from torchjd.aggregation import WeightedAggregator, Weighting
 from torchjd.linalg import Matrix, PSDMatrix
 
 from dibs_rl.errors import NonFiniteError, UserError
+from dibs_rl.units import unit_power
 
 Preference = Tensor | Sequence[float] | None
 
@@ -79,10 +80,7 @@ def unit_rows(jacobian: Tensor, objectives: Sequence[str] | None = None) -> tupl
     """
     largest = jacobian.abs().amax(dim=1, keepdim=True) if jacobian.shape[1] else jacobian.new_zeros(len(jacobian), 1)
     _check_finite(largest.flatten(), objectives)
-    # Squares of 1e-30 vanish in float32. Dividing by the power of two next to the largest entry first is exact.
-    tiny = torch.finfo(jacobian.dtype).tiny
-    mantissa, _ = torch.frexp(largest)
-    shrink = torch.where(largest >= tiny, mantissa / largest.clamp_min(tiny), 1 / tiny)
+    shrink = unit_power(largest)  # squares of 1e-30 vanish in float32
     scaled = jacobian * shrink
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled / _positive_or_one(length), (length / shrink).flatten()

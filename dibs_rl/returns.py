@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dibs_rl.units import unit_power
+
 
 def generalized_advantages(
     rewards: Tensor,
@@ -43,20 +45,25 @@ def explained_variances(targets: Tensor, residuals: Tensor) -> Tensor:
         targets: Value targets.
         residuals: Targets minus predictions, which are the advantages.
     """
-    spread = targets.flatten(0, -2).var(dim=0)
-    unforeseen = residuals.flatten(0, -2).var(dim=0)
+    targets, residuals = targets.flatten(0, -2), residuals.flatten(0, -2)
+    units = unit_power(torch.maximum(targets.abs().amax(dim=0), residuals.abs().amax(dim=0)))
+    spread, unforeseen = (targets * units).var(dim=0), (residuals * units).var(dim=0)
     return torch.where(spread > 0, 1 - unforeseen / spread, torch.nan)
 
 
 def normalise_columns(advantages: Tensor) -> Tensor:
     """Centres and scales each column of `[N, k]` on its own.
 
-    No epsilon is added to the standard deviation, so a column's units divide out exactly. A column that is constant, or
-    constant up to rounding, becomes zero: an objective that has seen no reward yet gives no direction.
+    No epsilon is added to the standard deviation, and squares are taken of numbers next to 1 (in float32 those of 1e-20
+    vanish), so a column's units divide out exactly. A column that is constant, or constant up to rounding, becomes zero: an
+    objective that has seen no reward yet gives no direction.
     """
     if len(advantages) < 2:
         return torch.zeros_like(advantages)
+    largest = advantages.abs().amax(dim=0)
+    units = unit_power(largest)
+    advantages = advantages * units
     std, mean = torch.std_mean(advantages, dim=0)
-    rounding = 8 * torch.finfo(advantages.dtype).eps * advantages.abs().amax(dim=0)
+    rounding = 8 * torch.finfo(advantages.dtype).eps * (largest * units)
     varies = std > rounding
     return torch.where(varies, (advantages - mean) / torch.where(varies, std, torch.ones_like(std)), 0.0)

@@ -133,6 +133,9 @@ def transform_rewards(env: VectorRewardVecEnv, *transforms: str) -> VectorReward
 class TransformedEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """The same for one Gymnasium environment, whose `info` then holds the reward as it was under `"untransformed_reward"`.
 
+    A vector-reward environment made of such environments counts episodes before the transform too, unless another wrapper that
+    may change rewards lies between.
+
     Args:
         env: Gives rewards `[m]`.
         transform: See `parse_transform`.

@@ -9,7 +9,7 @@ from mo_gymnasium.wrappers import LinearReward
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from dibs_rl.envs import as_vector_env, make, transform_rewards
-from dibs_rl.envs.scaling import MAPS, parse_transform
+from dibs_rl.envs.scaling import MAPS, TransformedRewards, parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
 
@@ -130,6 +130,14 @@ def test_what_else_an_environment_says_is_as_before(host):
     assert infos[1]["episode"]["r"].tolist() == [3, -3]
     assert not infos[1]["TimeLimit.truncated"]
     env.close()
+
+
+def test_no_number_leaves_its_device():
+    """On torch's meta device there are no numbers to look at."""
+    transform = TransformedRewards(("a", "b"), parse_transform("a=exp@episode,b=0.5", ("a", "b")))
+    on_meta = [torch.empty(4, 2, dtype=dtype, device="meta") for dtype in (torch.float32, torch.float64)]
+    seen = transform(*on_meta, torch.empty(4, dtype=torch.bool, device="meta"))
+    assert (seen.device.type, seen.dtype, seen.shape) == ("meta", torch.float32, (4, 2))
 
 
 class Idle:
