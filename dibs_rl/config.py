@@ -44,8 +44,7 @@ class RunConfig:
     preference: str = ""
     """Positive weights on the objectives, in order or by name: 3,1 or forward=3,energy=1. Equal if not given."""
     transform: str = ""
-    """What rewards are turned into before they are learnt from: a factor (energy=1e3; 0 switches an objective off) or power4,
-    exp or sqrt, per step or on the episode's return (energy=exp@episode). Returns are logged and evaluated without it."""
+    """Rewards in other units, for the learner alone: energy=1e3 (0: no say); power4, exp or sqrt; @episode: on returns."""
     bargaining_steps: Count = 5
     """Steps T of the DiBS game; 1 is the mean of the unit gradients."""
     bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"

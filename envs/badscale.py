@@ -41,11 +41,15 @@ BADSCALE: dict[str, Badscale] = {
     variant.id: variant
     for variant in [
         Badscale("mo-halfcheetah-v5", "energy=1e3", "up to -6,000 a step beside 15 of speed: the sum all but stands still"),
-        Badscale("mo-hopper-v5", "height=1e3", "the loudest reward, a thousand times louder: the sum is all but jumping high"),
+        Badscale("mo-hopper-v5", "forward=1e3", "speed a thousand times louder: the sum is all but diving forward"),
         Badscale("mo-walker2d-v5", "energy=1e3", "up to -5,000 a step beside 6 of speed: the sum all but stands still"),
         Badscale("mo-ant-v5", "energy=1e3", "up to -7,000 a step beside 6 of speed: the sum all but stands still"),
         Badscale("mo-swimmer-v5", "forward=1e-3", "at most 0.0004 a step beside -2 of energy: the sum all but lies still"),
-        Badscale("mo-humanoid-v5", "forward=1e-3", "a thousandth of what energy says: the sum all but stands still"),
+        Badscale(
+            "mo-humanoid-v5",
+            "forward=1e-3",
+            "at most 0.01 a step beside -2.7 of energy: the sum all but stands still",
+        ),
         Badscale("mo-reacher-v5", "target_1=1e3", "one of four equal targets, a thousand times louder: the others drown"),
         Badscale("mo-lunar-lander-v3", "main_fuel=1e3", _NO_ENGINE),
         Badscale("mo-lunar-lander-continuous-v3", "main_fuel=1e3", _NO_ENGINE),

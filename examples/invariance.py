@@ -43,9 +43,8 @@ def main(arguments: list[str]) -> None:
     name = max(differences, key=lambda name: differences[name])
     print(f"{config.env}, {config.algo}/{config.combiner}, {config.steps:,} steps, with and without {config.transform}:")
     if all(torch.equal(value, scaled[name]) for name, value in plain.items()):
-        print(
-            f"all {sum(value.numel() for value in plain.values()):,} parameters of policy and critic are identical in every bit"
-        )
+        count = sum(value.numel() for value in plain.values())
+        print(f"all {count:,} parameters of policy and critic are identical in every bit")
     else:
         print(f"parameters differ by up to {differences[name]:.1e} (in {name})")
 

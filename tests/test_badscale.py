@@ -131,7 +131,7 @@ def test_a_transform_on_top_holds_for_the_objective_that_it_names():
 
 def test_keyword_arguments_and_workers_reach_the_base():
     env = make("mo-hopper-badscale", num_envs=2, workers=1, backend="gym", seed=0, terminate_when_unhealthy=False)
-    alone = make("mo-hopper", num_envs=2, backend="gym", seed=0, transform="height=1e3", terminate_when_unhealthy=False)
+    alone = make("mo-hopper", num_envs=2, backend="gym", seed=0, transform="forward=1e3", terminate_when_unhealthy=False)
     actions = actions_of(alone, 2, 40)
     assert torch.equal(rewards_of(env, actions), rewards_of(alone, actions))
 
