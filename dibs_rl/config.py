@@ -19,7 +19,8 @@ from dibs_rl.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
 _NOT_SAVED = {"config", "resume", "out", "study"}
-_BY_OBJECTIVE = ("preference", "transform", "reward_terms")  # fields that YAML may hold as a mapping
+BADSCALE_SUFFIX = "-badscale"  # of the names in the badly scaled suite, behind the name of what is scaled
+BY_OBJECTIVE = ("preference", "transform", "reward_terms")  # fields that YAML may hold as a mapping
 _SHARED_SETTINGS = {"sb3-ppo": "ppo"}  # algorithms that take the shipped settings of another one
 
 Count = Annotated[int, Field(ge=1)]
@@ -146,9 +147,11 @@ def bare_name(env_id: str) -> str:
 
 
 def shipped_file(algo: str, env_id: str) -> Path | None:
-    """The YAML file shipped for an environment: of its id, or of its name without the version."""
+    """The YAML file shipped for an environment: of its id, of its name without the version, or of what it scales badly."""
     folder = CONFIGS / _SHARED_SETTINGS.get(algo, algo)
-    candidates = (folder / f"{name}.yaml" for name in (env_id, bare_name(env_id)))
+    env_id = env_id.rpartition(":")[2]
+    name = bare_name(env_id)
+    candidates = (folder / f"{found}.yaml" for found in (env_id, name, name.removesuffix(BADSCALE_SUFFIX)))
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -187,7 +190,7 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise UserError(f"Unknown key {key!r} in {source}.{hint} The keys are {', '.join(names)}.")
-    plain = {**settings, **{key: by_objective_text(settings.get(key)) for key in _BY_OBJECTIVE}}
+    plain = {**settings, **{key: by_objective_text(settings.get(key)) for key in BY_OBJECTIVE}}
     try:
         return pydantic.TypeAdapter(cls).validate_python(plain)
     except pydantic.ValidationError as error:

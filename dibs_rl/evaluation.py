@@ -20,7 +20,7 @@ class Episodes(NamedTuple):
 
     Attributes:
         objectives: Names of the m rewards.
-        returns: Undiscounted sums of the rewards, `[episodes, m]`.
+        returns: Undiscounted sums of the rewards, before any transform, `[episodes, m]`.
         lengths: Steps, `[episodes]`.
     """
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from dibs_rl.config import BADSCALE_SUFFIX
 from dibs_rl.envs.factories import factory_of
 from dibs_rl.envs.registry import SPECS
 from dibs_rl.envs.scaling import TransformedEnv
@@ -32,7 +33,7 @@ class Badscale:
     def id(self) -> str:
         """The base's id with `-badscale` before the version."""
         name, version = self.base.rsplit("-", 1)
-        return f"{name}-badscale-{version}"
+        return f"{name}{BADSCALE_SUFFIX}-{version}"
 
 
 _NO_ENGINE = "one step of the main engine costs five landings or more: the sum is all but never firing it"

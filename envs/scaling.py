@@ -4,8 +4,8 @@ A transform reads `energy=1e3,forward=power4@episode`: each objective named is m
 increasing map, at each step or, with `@episode`, as the return of the whole episode. It changes what a learner sees and
 nothing else: observations, seeds, ends of episodes and the statistics of episodes are those of the environment as it is.
 
-Numbers are computed in float64 and rounded to float32 once, so that every backend gives the same ones. What float32 cannot hold
-becomes infinite (above 3.4e38, as exp of a reward above 88.7 does), which stops a learner with an error that names the
+Numbers are computed in float64 and rounded to float32 once, so that every backend gives the same ones. What float32 cannot
+hold becomes infinite (above 3.4e38, as exp of a reward above 88.7 does), which stops a learner with an error that names the
 objective; below 1.2e-38 it loses digits, and below 1.4e-45 it becomes zero.
 """
 
@@ -133,8 +133,8 @@ def transform_rewards(env: VectorRewardVecEnv, *transforms: str) -> VectorReward
 class TransformedEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """The same for one Gymnasium environment, whose `info` then holds the reward as it was under `"untransformed_reward"`.
 
-    It belongs above a `TimeLimit`, whose ends it would not see otherwise. A vector-reward environment made of such environments
-    counts episodes before the transform too, unless another wrapper that may change rewards lies between.
+    It belongs above a `TimeLimit`, whose ends it would not see otherwise. A vector-reward environment made of such
+    environments counts episodes before the transform too, unless another wrapper that may change rewards lies between.
 
     Args:
         env: Gives rewards `[m]`.

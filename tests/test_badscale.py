@@ -146,7 +146,7 @@ def test_train_takes_what_is_shipped_for_the_base(tmp_path, capsys):
     assert "deep-sea-treasure-badscale is deep-sea-treasure-badscale-v0" in said
     assert "treasure=0.001,time=2" in said
     config = RunFolder(run).config()
-    shipped = shipped_file("ppo", "deep-sea-treasure-v0", "deep-sea-treasure").read_text()
+    shipped = shipped_file("ppo", "deep-sea-treasure-v0").read_text()
     assert f"ent_coef: {config.ent_coef}" in shipped
     assert config.env == "deep-sea-treasure-badscale-v0"
 

@@ -182,6 +182,19 @@ def test_every_shipped_study_can_be_run(file, tmp_path):
         assert config["threads"] == 1
 
 
+def test_the_badly_scaled_suite_and_reward_terms_in_a_study(tmp_path):
+    """Both are ids with settings like others: objectives by name, what is shipped for the base, one thread for its batches."""
+    terms = "HalfCheetah-v5={reward_terms: {forward: reward_forward, energy: reward_ctrl}}"
+    flags = BenchmarkConfig(envs=("mo-halfcheetah-badscale", terms), conditions=("energy-x0.5",), arms=("dibs",), seeds=(0,))
+    _, found = read_jobs(flags)
+    configs = [read_config(train_flags(job, RunFolder(tmp_path / job.path))) for job in found]
+    assert [job.env for job in found] == ["mo-halfcheetah-badscale-v5", "HalfCheetah-v5"]
+    assert [(config.ent_coef, config.workers) for config in configs] == [(0.02, 1), (0.0, 0)]
+    assert [config.reward_terms for config in configs] == ["", "forward=reward_forward,energy=reward_ctrl"]
+    for job, config in zip(found, configs, strict=True):
+        assert {**to_plain(config), "threads": 2, "workers": 0} == to_plain(job.config)
+
+
 def test_the_record_grows_and_holds_against_other_settings(tmp_path):
     def study(**settings):
         return resolved(validated_study({"envs": list(OBJECTIVES), **settings}, "the test"), OBJECTIVES)

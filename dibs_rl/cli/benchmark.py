@@ -16,8 +16,8 @@ from dibs_rl import study as studies
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.launchers import LocalLauncher, Schedule
 from dibs_rl.cli.study_display import StudyDisplay, error_of
-from dibs_rl.config import Count, to_plain
-from dibs_rl.envs import SPECS, make, resolve_id
+from dibs_rl.config import Count, by_objective_text, to_plain
+from dibs_rl.envs import SPECS, base_and_transform, make, resolve_id
 from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder
@@ -89,7 +89,7 @@ def read_jobs(flags: BenchmarkConfig) -> tuple[Study, list[Job]]:
     over = {} if flags.steps is None else {"steps": flags.steps}
     over = {**_named(flags.settings, "settings"), **over}
     study = dataclasses.replace(study, envs={resolve_id(env): {**(own or {}), **over} for env, own in study.envs.items()})
-    objectives = {env: _objectives(env) for env in study.envs}
+    objectives = {env: _objectives(env, own or {}) for env, own in study.envs.items()}
     study = studies.resolved(study, objectives)
     jobs = studies.jobs_of(study, objectives)
     for job in jobs:
@@ -123,12 +123,13 @@ def _named(texts: Sequence[str], key: str) -> dict[str, Any]:
     return found
 
 
-def _objectives(env_id: str) -> tuple[str, ...]:
+def _objectives(env_id: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of an environment's objectives; what the registry does not know has to be made."""
-    spec = SPECS.get(env_id)
-    if spec and spec.installed:
+    terms = by_objective_text(settings.get("reward_terms"))
+    spec = SPECS.get(base_and_transform(env_id)[0])
+    if spec and spec.installed and not terms:
         return spec.objectives
-    with contextlib.closing(make(env_id, num_envs=1)) as env:
+    with contextlib.closing(make(env_id, num_envs=1, reward_terms=terms)) as env:
         return env.objectives
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from dibs_rl.config import by_objective_text
+from dibs_rl.config import BY_OBJECTIVE, by_objective_text
+from dibs_rl.envs import base_and_transform
 from dibs_rl.envs.tasks import TASKS
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
@@ -83,7 +84,7 @@ def train_flags(job: Job, folder: RunFolder) -> list[str]:
     if folder.config_file.is_file():
         return ["--resume", str(folder.path)]
     # One processor: the gym backend steps in the process itself, the batch backend with one thread.
-    of_process = {"threads": 1, "workers": int(job.env in TASKS)}
+    of_process = {"threads": 1, "workers": int(base_and_transform(job.env)[0] in TASKS)}
     study = f"condition={job.condition},arm={job.arm}"
     settings = {"env": job.env, **of_process, **job.given, "study": study, "out": str(folder.path)}
     return ["--algo", job.config.algo, *as_flags({key: value for key, value in settings.items() if key != "algo"})]
@@ -96,7 +97,7 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
         flag = key.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif key in ("preference", "transform"):
+        elif key in BY_OBJECTIVE:
             words.append(f"--{flag}={by_objective_text(value)}")
         elif isinstance(value, list | tuple):
             words += [f"--{flag}", *map(str, value)]

@@ -19,7 +19,7 @@ from dibs_rl.cli.model import Learner, build_model, choose_device, load_model, m
 from dibs_rl.cli.progress import TrainingDisplay
 from dibs_rl.config import PPOConfig, config_class, load_yaml, shipped_file, validated
 from dibs_rl.cost import CostMeter
-from dibs_rl.envs import base_and_transform, resolve_id
+from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.progress_csv import ProgressCSV
 from dibs_rl.run_folder import RunFolder
@@ -80,8 +80,7 @@ def _defaults(arguments: list[str], algo: str) -> PPOConfig:
     settings = load_yaml(Path(given)) if given else {}
     named = peek(arguments, "env") or settings.get("env") or validated(algo, {}, "the defaults").env
     if not given:
-        env_id, _ = base_and_transform(resolve_id(named))
-        shipped = shipped_file(algo, env_id)
+        shipped = shipped_file(algo, resolve_id(named))
         given, settings = str(shipped), load_yaml(shipped) if shipped else {}
     return validated(algo, {**settings, "env": named}, given)
 
