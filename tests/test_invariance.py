@@ -1,8 +1,8 @@
 """The promise, end to end: multiply any objective's reward by a power of two, and training does not change in any bit.
 
-What is compared is all that a training leaves behind: every action on the way, every number of the log, and the saved model's
-networks and optimisers. Only PopArt's mean and standard deviation may differ, by exactly that factor. A learner joins by a
-line in `LEARNERS`, a way of stepping environments by one in `HOSTS`.
+What is compared is all that a training leaves behind: every action on the way, the episodes' returns, the last update's log,
+and the saved model's networks and optimisers. Only PopArt's mean and standard deviation may differ, by exactly that factor.
+A learner joins by a line in `LEARNERS`, a way of stepping environments by one in `HOSTS`.
 """
 
 import io
@@ -63,14 +63,15 @@ class Trained(NamedTuple):
     """What a training leaves behind."""
 
     actions: list[torch.Tensor]
+    returns: torch.Tensor
     log: dict[str, float]
     saved: dict[str, torch.Tensor]
     units: dict[str, torch.Tensor]
 
 
 def train(learner, env, factors, *, updates, **more):
-    """Trains with each objective's reward multiplied by a factor."""
-    transform_rewards(env, ",".join(f"{name}={factor!r}" for name, factor in zip(env.objectives, factors, strict=True)))
+    """Trains with each objective's reward multiplied by a factor; without factors, with the rewards as they are."""
+    transform_rewards(env, ",".join(f"{name}={factor!r}" for name, factor in zip(env.objectives, factors, strict=False)))
     actions, step = [], env.step_tensors
     env.step_tensors = lambda given: (actions.append(given.clone()), step(given))[1]
     try:
@@ -84,7 +85,10 @@ def train(learner, env, factors, *, updates, **more):
     saved = saved_tensors(model)
     assert units
     assert units <= saved.keys()
-    return Trained(actions, log, {key: saved[key] for key in saved.keys() - units}, {key: saved[key] for key in units})
+    returns = torch.tensor([episode["r"].tolist() for episode in model.ep_info_buffer], dtype=torch.float64)
+    return Trained(
+        actions, returns, log, {key: saved[key] for key in saved.keys() - units}, {key: saved[key] for key in units}
+    )
 
 
 def saved_tensors(model):
@@ -116,6 +120,7 @@ def assert_same_but_for_units(plain, scaled, factors):
     assert len(plain.actions) == len(scaled.actions) > 0
     for step, (a, b) in enumerate(zip(plain.actions, scaled.actions, strict=True)):
         assert same(a, b), f"the actions of step {step}"
+    assert same(plain.returns, scaled.returns)
     assert plain.log.keys() == scaled.log.keys()
     for key, value in plain.log.items():
         assert same(torch.tensor(value), torch.tensor(scaled.log[key])), key
@@ -146,11 +151,22 @@ def test_powers_of_two_change_no_bit_in_twenty_updates(learner, host, combiner):
     assert_same_but_for_units(plain, train(LEARNERS[learner], scaled_env, factors, **more), factors)
 
 
+def points(**kwargs):
+    return as_vector_env([lambda: PointEnv(**kwargs)] * WORLDS)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_an_environment_may_scale_its_rewards_itself(learner):
+    """Without a transform; the returns of episodes are then in its units as well."""
+    factors = [2.0**40, 2.0**-40, 2.0**7]
+    plain, scaled = (train(LEARNERS[learner], points(scales=scales), [], updates=6) for scales in ([1.0] * 3, factors))
+    scaled = scaled._replace(returns=scaled.returns / torch.tensor(factors, dtype=torch.float64))
+    assert_same_but_for_units(plain, scaled, factors)
+
+
 def tiny_env(kind, action, scales, length):
-    """An environment of the tests' own, which multiplies its own rewards, or one of MO-Gymnasium's."""
-    if kind == "point":
-        return as_vector_env([lambda: PointEnv(action=action, scales=scales, length=length)] * WORLDS)
-    return make(kind, num_envs=WORLDS, seed=0)
+    """An environment of the tests' own, with rewards of any size, or one of MO-Gymnasium's."""
+    return points(action=action, scales=scales, length=length) if kind == "point" else make(kind, num_envs=WORLDS, seed=0)
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
