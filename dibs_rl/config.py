@@ -5,6 +5,7 @@ Each field's docstring is its help text on the command line.
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -192,12 +193,17 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
             raise UserError(f"Unknown key {key!r} in {source}.{hint} The keys are {', '.join(names)}.")
     plain = {**settings, **{key: by_objective_text(settings.get(key)) for key in BY_OBJECTIVE}}
     try:
-        return pydantic.TypeAdapter(cls).validate_python(plain)
+        return _validator(algo).validate_python(plain)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:1])
         message = first["msg"][:1].lower() + first["msg"][1:]
         raise UserError(f"{key} in {source}: {message}; found {first['input']!r}.") from None
+
+
+@functools.cache
+def _validator(algo: str) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(config_class(algo))  # is longer in the making than in use, and a study has hundreds of runs
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:

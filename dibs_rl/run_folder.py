@@ -180,6 +180,11 @@ class RunFolder:
         """Writes `result.json`, with the cost of the training so far."""
         _write_json(self.result_file, {**result, "cost": self.cost()})
 
+    def write_error(self, reason: str, details: str) -> None:
+        """Writes `error.txt`: the reason why the run has failed on the first line, what was said at its end below."""
+        with atomic_write(self.error_file) as file:
+            file.write(f"{' '.join(reason.split())}\n\n{details}\n".encode())
+
     def write_cost(self, cost: Mapping[str, float]) -> None:
         """Writes `cost.json`: what the training has taken so far."""
         _write_json(self.cost_file, cost)

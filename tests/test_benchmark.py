@@ -204,7 +204,7 @@ def test_other_settings_under_the_same_names(tmp_path, capsys):
         (["--envs", "mo-hopper", "--arms", "mine={n_epochs: "], "stands YAML"),
         (["--envs", "mo-hopper", "--conditions", "hight-x1e3"], "forward, height, energy"),
         (["--envs", "mo-hopper", "--conditions", "odd=energy=much"], "energy"),
-        (["--envs", "mo-hopper", "--jobs", "0"], "--jobs 0"),
+        (["--envs", "mo-hopper", "--jobs", "-1"], "--jobs -1"),
         (["--envs", "mo-hopper", "--settings", "gama=1"], "Did you mean gamma"),
         (["--envs", "mo-hopper", "--seeds", "-1"], "seeds"),
     ],

@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
@@ -14,7 +14,8 @@ from rich.console import Console
 
 from dibs_rl import study as studies
 from dibs_rl.cli.flags import parse, print_line
-from dibs_rl.cli.launchers import LocalLauncher, Schedule
+from dibs_rl.cli.launchers import Launcher, LocalLauncher, Schedule
+from dibs_rl.cli.ray_launcher import RayLauncher
 from dibs_rl.cli.study_display import StudyDisplay, error_of
 from dibs_rl.config import Count, by_objective_text, to_plain
 from dibs_rl.envs import SPECS, base_and_transform, make, resolve_id
@@ -50,31 +51,49 @@ class BenchmarkConfig:
     """Settings of 'dibs-rl train' for every job: num_envs=16 n_steps=32."""
     out: Path | None = None
     """The study's folder; runs/<name of the study> if not given."""
-    jobs: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: one a processor)")] = field(
-        default_factory=lambda: os.cpu_count() or 1
-    )
-    """Jobs at a time, each with one thread."""
+    jobs: int = 0
+    """Jobs at a time, each with one thread; 0 for one a processor."""
+    launcher: Literal["local", "ray"] = "local"
+    """What runs the jobs: processes on this machine, or a Ray cluster whose machines share the study's folder."""
+    ray_address: str = ""
+    """The Ray cluster's address, or auto for the one this machine belongs to; without it, one is started here."""
 
 
 def run(arguments: list[str]) -> int:
     """Runs what is missing of a study; returns the exit code: 0 if all is done, 1 if a job has failed."""
     flags = parse(BenchmarkConfig, arguments, "benchmark")
-    if flags.jobs < 1:
+    if flags.jobs < 0:
         raise UserError(f"At least one job at a time; found --jobs {flags.jobs}.")
     study, jobs = read_jobs(flags)
     root = flags.out or Path("runs") / study.name
     _check_against_runs(jobs, root)
     studies.record(study, root)
-    schedule = Schedule(jobs, root, LocalLauncher(root, flags.jobs))
+    with contextlib.closing(_launcher(flags, root)) as launcher:
+        schedule = Schedule(jobs, root, launcher)
+        stopped_by = _run(schedule, study, root)
+    return _sum_up(schedule.states, root, stopped_by)
+
+
+def _launcher(flags: BenchmarkConfig, root: Path) -> Launcher:
+    slots = flags.jobs or _processors()
+    return RayLauncher(root, flags.ray_address, slots) if flags.launcher == "ray" else LocalLauncher(root, slots)
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(schedule: Schedule, study: Study, root: Path) -> int:
+    """Runs the jobs before the person's eyes; returns the number of the signal that stopped them, or 0."""
     done = sum(state == "done" for state in schedule.states.values())
     before = f", {done} of them done before" if done else ""
-    print_line(f"{study.name}: {len(jobs)} jobs{before}, {flags.jobs} at a time. Study folder: {root}")
+    print_line(f"{study.name}: {len(schedule.states)} jobs{before}. Study folder: {root}")
     display = StudyDisplay(schedule.states, root, Console())
     try:
-        stopped_by = schedule.run(display.update)
+        return schedule.run(display.update)
     finally:
         display.close(schedule.states)
-    return _sum_up(schedule.states, root, stopped_by)
 
 
 def read_jobs(flags: BenchmarkConfig) -> tuple[Study, list[Job]]:

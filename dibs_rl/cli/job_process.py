@@ -71,12 +71,10 @@ class JobProcess:
     def _report(self, code: int) -> None:
         self._said.seek(0)
         said = self._said.read().decode(errors="replace").rstrip().splitlines()[-_LAST_LINES:]
-        reason = (
-            f"killed by {signal.Signals(-code).name}" if code < 0 else next(reversed(said), f"ended with exit code {code}")
-        )
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        lines = [reason.removeprefix("dibs-rl: error: "), "", *said]
-        self.folder.error_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        reason = said[-1] if said else f"ended with exit code {code}"
+        if code < 0:
+            reason = f"killed by {signal.Signals(-code).name}"
+        self.folder.write_error(reason.removeprefix("dibs-rl: error: "), "\n".join(said))
 
 
 def train_flags(job: Job, folder: RunFolder) -> list[str]:

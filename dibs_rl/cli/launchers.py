@@ -30,6 +30,9 @@ class Launcher(Protocol):
     def stop(self) -> None:
         """Asks all running jobs to save what they have learnt and to end."""
 
+    def close(self) -> None:
+        """Lets go of what the launcher holds, once no job runs."""
+
 
 class LocalLauncher:
     """Processes on this machine.
@@ -62,6 +65,9 @@ class LocalLauncher:
         """Asks all processes to save and to end."""
         for process in self._running:
             process.stop()
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class Schedule:
