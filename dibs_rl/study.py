@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pydantic
 import yaml
 
@@ -195,23 +196,25 @@ def record(study: Study, path: Path) -> None:
         UserError: If the folder holds a study with the same names but other settings.
     """
     file = path / "study.yaml"
-    plain = {key: value for key, value in dataclasses.asdict(study).items() if key not in ("steps", "settings")}
-    plain["conditions"] = {conditions.AS_IT_IS: "", **plain["conditions"]}  # where random and the experts are
-    plain["seeds"] = list(study.seeds)
-    if file.is_file():
-        before = load_yaml(file)
-        for part in NAMED:
-            plain[part] = _merged(before.get(part) or {}, plain[part], part, path)
-        plain["seeds"] = sorted({*before.get("seeds", []), *study.seeds})
-    with atomic_write(file) as stream:
-        stream.write(yaml.safe_dump(plain, sort_keys=False).encode())
+    path.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path / ".study.lock"):  # another benchmark may begin at the same moment
+        plain = _merged(load_yaml(file) if file.is_file() else {}, study, path)
+        with atomic_write(file) as stream:
+            stream.write(yaml.safe_dump(plain, sort_keys=False).encode())
 
 
-def _merged(before: dict[str, Any], now: dict[str, Any], part: str, path: Path) -> dict[str, Any]:
-    other = [name for name in now if name in before and now[name] != before[name]]
-    if other:
-        raise UserError(
-            f"{path} holds a study whose {part} have {other[0]} as {before[other[0]]!r}, and not as {now[other[0]]!r}: "
-            "choose another --out, or other names."
-        )
-    return {**before, **now}
+def _merged(before: Mapping[str, Any], study: Study, path: Path) -> dict[str, Any]:
+    """A study as YAML can hold it, together with what was there before."""
+    plain: dict[str, Any] = {"name": study.name}
+    for part in NAMED:
+        # random and the experts are run on the rewards as they are, whether that is one of the conditions or not
+        always = {conditions.AS_IT_IS: ""} if part == "conditions" else {}
+        held, now = before.get(part) or {}, {**always, **getattr(study, part)}
+        other = [name for name in now if name in held and now[name] != held[name]]
+        if other:
+            raise UserError(
+                f"{path} holds a study whose {part} have {other[0]} as {held[other[0]]!r}, and not as {now[other[0]]!r}: "
+                "choose another --out, or other names."
+            )
+        plain[part] = {**held, **now}
+    return {**plain, "seeds": sorted({*before.get("seeds", []), *study.seeds})}

@@ -14,14 +14,15 @@ import yaml
 
 from dibs_rl import run_folder
 from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
-from dibs_rl.cli.job_process import JobProcess, train_flags
+from dibs_rl.cli.job_flags import train_flags
+from dibs_rl.cli.job_process import JobProcess
 from dibs_rl.cli.main import main
 from dibs_rl.run_folder import RunFolder
 
 TESTS = Path(__file__).parent
 ENV = "deep-sea-treasure-v0"
 QUICK = ["num_envs=4", "n_steps=16", "batch_size=32", "n_epochs=2", "eval_episodes=2"]
-LONG = 20_000
+LONG = 9_600
 WORLDS = """
 import pathlib
 import gymnasium as gym
@@ -115,6 +116,7 @@ def test_ctrl_c_and_kill_then_on_to_the_end(tmp_path):
     assert not RunFolder(run).in_use
     first = RunFolder(run).newest_model()
     assert first.name > "step_000000000000.zip"
+    spent = RunFolder(run).cost()["seconds"]
 
     process = start(*study)
     wait_for(lambda: "resumed" in (run / "config.yaml").read_text(), process)
@@ -126,6 +128,8 @@ def test_ctrl_c_and_kill_then_on_to_the_end(tmp_path):
     assert command("benchmark", *study) == 0
     result = json.loads((run / "result.json").read_text())
     assert result["steps"] >= LONG
+    assert result["cost"]["seconds"] > spent > 0  # added up over the resumes
+    assert result["cost"]["steps_per_second"] == pytest.approx(result["steps"] / result["cost"]["seconds"])
     assert len(yaml.safe_load((run / "config.yaml").read_text())["facts"]["resumed"]) == 2
 
 
@@ -147,7 +151,7 @@ def test_two_benchmarks_at_once_share_the_jobs(tmp_path):
 
 def test_a_killed_job_says_so(tmp_path):
     _, (job,) = read_jobs(BenchmarkConfig(envs=(ENV,), steps=LONG, settings=tuple(QUICK)))
-    process = JobProcess(job, tmp_path)
+    process = JobProcess(tmp_path / job.path, train_flags(job, tmp_path))
     os.kill(process._process.pid, signal.SIGKILL)
     wait_for(lambda: process.poll() != "running")
     assert process.poll() == "failed"
@@ -168,6 +172,9 @@ def test_a_folder_has_one_writer(tmp_path, monkeypatch, capsys):
         assert said.count("\n") == 1
     assert command("train", "--resume", run, "--steps", 128) == 0
     assert not RunFolder(run).in_use
+    cost = json.loads((run / "result.json").read_text())["cost"]
+    assert command("evaluate", run, "--episodes", 1) == 0
+    assert json.loads((run / "result.json").read_text())["cost"] == cost
 
 
 def test_a_run_that_saved_nothing_begins_anew(tmp_path):
@@ -183,7 +190,7 @@ def test_a_run_that_saved_nothing_begins_anew(tmp_path):
 
 def test_other_settings_under_the_same_names(tmp_path, capsys):
     _, (job,) = read_jobs(BenchmarkConfig(envs=(ENV,), arms=("random",), settings=tuple(QUICK)))
-    assert command("train", *train_flags(job, RunFolder(tmp_path / job.path))) == 0
+    assert command("train", *train_flags(job, tmp_path)) == 0
     study = ["--envs", ENV, "--arms", "random", "--out", tmp_path, "--settings", *QUICK]
     assert command("benchmark", *study) == 0
     capsys.readouterr()
@@ -192,6 +199,13 @@ def test_other_settings_under_the_same_names(tmp_path, capsys):
     assert "gamma" in said
     assert "choose another --out" in said
     assert said.count("\n") == 1
+
+
+def test_without_ray(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert command("benchmark", "--envs", ENV, "--launcher", "ray", "--out", tmp_path / "study") == 2
+    assert "dibs-rl[cluster]" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

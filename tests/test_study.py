@@ -7,11 +7,10 @@ import yaml
 
 from dibs_rl import arms, conditions
 from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
-from dibs_rl.cli.job_process import train_flags
+from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.train import read_config
 from dibs_rl.config import to_plain
 from dibs_rl.errors import UserError
-from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import STUDIES, jobs_of, record, resolved, validated_study
 
 OBJECTIVES = {"mo-halfcheetah-v5": ("forward", "energy"), "mo-hopper-v5": ("forward", "height", "energy")}
@@ -177,7 +176,7 @@ def test_every_shipped_study_can_be_run(file, tmp_path):
     _, found = read_jobs(BenchmarkConfig(file.stem))
     assert len({job.path for job in found}) == len(found)
     for job in {(job.env, job.arm): job for job in found}.values():
-        config = to_plain(read_config(train_flags(job, RunFolder(tmp_path / job.path))))
+        config = to_plain(read_config(train_flags(job, tmp_path)))
         assert {**config, "threads": 2, "workers": 0} == to_plain(job.config)
         assert config["threads"] == 1
 
@@ -187,7 +186,7 @@ def test_the_badly_scaled_suite_and_reward_terms_in_a_study(tmp_path):
     terms = "HalfCheetah-v5={reward_terms: {forward: reward_forward, energy: reward_ctrl}}"
     flags = BenchmarkConfig(envs=("mo-halfcheetah-badscale", terms), conditions=("energy-x0.5",), arms=("dibs",), seeds=(0,))
     _, found = read_jobs(flags)
-    configs = [read_config(train_flags(job, RunFolder(tmp_path / job.path))) for job in found]
+    configs = [read_config(train_flags(job, tmp_path)) for job in found]
     assert [job.env for job in found] == ["mo-halfcheetah-badscale-v5", "HalfCheetah-v5"]
     assert [(config.ent_coef, config.workers) for config in configs] == [(0.02, 1), (0.0, 0)]
     assert [config.reward_terms for config in configs] == ["", "forward=reward_forward,energy=reward_ctrl"]

@@ -67,8 +67,8 @@ def run(arguments: list[str]) -> int:
     study, jobs = read_jobs(flags)
     root = flags.out or Path("runs") / study.name
     _check_against_runs(jobs, root)
-    studies.record(study, root)
     with contextlib.closing(_launcher(flags, root)) as launcher:
+        studies.record(study, root)
         schedule = Schedule(jobs, root, launcher)
         stopped_by = _run(schedule, study, root)
     return _sum_up(schedule.states, root, stopped_by)

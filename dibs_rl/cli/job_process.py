@@ -1,22 +1,23 @@
-"""One job of a study in a process of its own: how it is started, stopped and judged."""
+"""One job of a study in a process of its own: how it is started, stopped and judged.
+
+What is imported here is light: a cluster's machine imports it beside every job, whose own process needs the memory.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from dibs_rl.config import BY_OBJECTIVE, by_objective_text
-from dibs_rl.envs import base_and_transform
-from dibs_rl.envs.tasks import TASKS
 from dibs_rl.run_folder import RunFolder
-from dibs_rl.study import Job
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 _LAST_LINES = 200
+_PAUSE = 0.2  # seconds between looks at a process
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -24,19 +25,19 @@ class JobProcess:
     """A process that trains, or goes on training, what is missing of a job.
 
     Args:
-        job: The job.
-        root: The study's folder.
+        path: Its run folder.
+        begin: Flags of `dibs-rl train` that begin it; where there is a run already, it goes on.
     """
 
-    def __init__(self, job: Job, root: Path) -> None:
-        self.job = job
-        self.folder = RunFolder(root / job.path)
+    def __init__(self, path: Path, begin: Sequence[str]) -> None:
+        self.folder = RunFolder(path)
         self.folder.error_file.unlink(missing_ok=True)
         self._state: State = "running"
         self._stopping = False
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
+        flags = ["--resume", str(path)] if self.folder.config_file.is_file() else begin
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dibs_rl.cli.job", str(os.getpid()), *train_flags(job, self.folder)],
+            [sys.executable, "-m", "dibs_rl.cli.job", str(os.getpid()), *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
@@ -77,28 +78,19 @@ class JobProcess:
         self.folder.write_error(reason.removeprefix("dibs-rl: error: "), "\n".join(said))
 
 
-def train_flags(job: Job, folder: RunFolder) -> list[str]:
-    """The flags of `dibs-rl train` that begin a job, or go on with it."""
-    if folder.config_file.is_file():
-        return ["--resume", str(folder.path)]
-    # One processor: the gym backend steps in the process itself, the batch backend with one thread.
-    of_process = {"threads": 1, "workers": int(base_and_transform(job.env)[0] in TASKS)}
-    study = f"condition={job.condition},arm={job.arm}"
-    settings = {"env": job.env, **of_process, **job.given, "study": study, "out": str(folder.path)}
-    return ["--algo", job.config.algo, *as_flags({key: value for key, value in settings.items() if key != "algo"})]
+def run_to_the_end(path: Path, begin: Sequence[str], directory: str) -> State:
+    """Runs a job in a process of its own and waits for it; what a cluster's machine is asked to do.
 
-
-def as_flags(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as `dibs-rl train` reads them from its command line."""
-    words: list[str] = []
-    for key, value in settings.items():
-        flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif key in BY_OBJECTIVE:
-            words.append(f"--{flag}={by_objective_text(value)}")
-        elif isinstance(value, list | tuple):
-            words += [f"--{flag}", *map(str, value)]
-        else:
-            words.append(f"--{flag}={value}")
-    return words
+    Args:
+        path: Its run folder.
+        begin: See `JobProcess`.
+        directory: The working directory: a study's environments may be defined where it was started.
+    """
+    os.chdir(directory)
+    process = JobProcess(path, begin)
+    while process.poll() == "running":
+        try:
+            time.sleep(_PAUSE)
+        except KeyboardInterrupt:  # how Ray cancels a task
+            process.stop()
+    return process.poll()

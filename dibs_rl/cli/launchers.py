@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.job_process import JobProcess, State
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
@@ -44,7 +45,7 @@ class LocalLauncher:
 
     def __init__(self, root: Path, slots: int) -> None:
         self._root, self._slots = root, slots
-        self._running: list[JobProcess] = []
+        self._running: dict[Job, JobProcess] = {}
 
     @property
     def has_room(self) -> bool:
@@ -53,17 +54,19 @@ class LocalLauncher:
 
     def start(self, job: Job) -> None:
         """Starts a job's process."""
-        self._running.append(JobProcess(job, self._root))
+        self._running[job] = JobProcess(self._root / job.path, train_flags(job, self._root))
 
     def ended(self) -> list[tuple[Job, State]]:
         """The jobs whose processes have ended since the last call, and how."""
-        states = [(process, process.poll()) for process in self._running]
-        self._running = [process for process, state in states if state == "running"]
-        return [(process.job, state) for process, state in states if state != "running"]
+        states = [(job, process.poll()) for job, process in self._running.items()]
+        ended: list[tuple[Job, State]] = [(job, state) for job, state in states if state != "running"]
+        for job, _ in ended:
+            del self._running[job]
+        return ended
 
     def stop(self) -> None:
         """Asks all processes to save and to end."""
-        for process in self._running:
+        for process in self._running.values():
             process.stop()
 
     def close(self) -> None:
@@ -113,15 +116,16 @@ class Schedule:
 
     def _start_what_has_room(self) -> None:
         for job, state in self.states.items():
+            if state != "waiting":
+                continue
             if not self._launcher.has_room:
                 return
-            if state != "waiting" or self._folder(job).in_use:  # in use: by another benchmark, say
-                continue
-            if self._folder(job).finished:
+            folder = self._folder(job)
+            if folder.finished:
                 self.states[job] = "done"
-                continue
-            self._launcher.start(job)
-            self.states[job] = "running"
+            elif not folder.in_use:  # by another benchmark, say
+                self._launcher.start(job)
+                self.states[job] = "running"
 
     def _folder(self, job: Job) -> RunFolder:
         return RunFolder(self._root / job.path)

@@ -6,17 +6,16 @@ folders, and nothing else, carry what a job has learnt from one machine to anoth
 
 import logging
 import os
-import time
 from pathlib import Path
 from typing import Any
 
-from dibs_rl.cli.job_process import JobProcess, State
+from dibs_rl.cli.job_flags import train_flags
+from dibs_rl.cli.job_process import State, run_to_the_end
 from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
 
 _RETRIES = 5  # machines that may die under one job
-_PAUSE = 0.2
 
 
 class RayLauncher:
@@ -43,7 +42,7 @@ class RayLauncher:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **size)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"Cannot reach a Ray cluster at {address or 'local'}: {error}") from None
-        self._task = ray.remote(num_cpus=1, max_retries=_RETRIES)(run_job)
+        self._task = ray.remote(num_cpus=1, max_retries=_RETRIES)(run_to_the_end)
         self._running: dict[Any, Job] = {}
 
     @property
@@ -53,7 +52,7 @@ class RayLauncher:
 
     def start(self, job: Job) -> None:
         """Hands a job to Ray."""
-        self._running[self._task.remote(job, self._root, os.getcwd())] = job
+        self._running[self._task.remote(self._root / job.path, train_flags(job, self._root), os.getcwd())] = job
 
     def ended(self) -> list[tuple[Job, State]]:
         """The jobs that have ended since the last call, and how."""
@@ -77,23 +76,3 @@ class RayLauncher:
         except self._ray.exceptions.RayError as error:
             RunFolder(self._root / job.path).write_error(f"Ray gave the job up: {type(error).__name__}", str(error))
             return "failed"
-
-
-def run_job(job: Job, root: Path, directory: str) -> State:
-    """Runs a job in a process of its own: the task that Ray runs on some machine.
-
-    Args:
-        job: The job.
-        root: The study's folder.
-        directory: Where the study was started; the job's working directory too, since its environments may be defined there.
-    """
-    os.chdir(directory)
-    process = JobProcess(job, root)
-    try:
-        while process.poll() == "running":
-            time.sleep(_PAUSE)
-    except KeyboardInterrupt:  # how Ray cancels a task
-        process.stop()
-        while process.poll() == "running":
-            time.sleep(_PAUSE)
-    return process.poll()

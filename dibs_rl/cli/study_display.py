@@ -1,7 +1,7 @@
 """What a person sees while a study runs: a table of environments and arms in a terminal, a line for each job elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from rich import box
@@ -39,13 +39,13 @@ class StudyDisplay:
 
     def update(self, states: Mapping[Job, State]) -> None:
         """Shows how the jobs stand."""
-        if self._live is None:
-            self._print_ended(states)
         if time.monotonic() - self._drawn >= _INTERVAL:
             self._drawn = time.monotonic()
-            self._speed.measure({job: self._steps(job) for job, state in states.items() if state == "running"})
+            self._speed.measure(states, self._steps)
             if self._live:
                 self._live.update(self._picture(states), refresh=True)
+        if self._live is None:
+            self._print_ended(states)
 
     def close(self, states: Mapping[Job, State]) -> None:
         """Leaves the last picture standing."""
@@ -63,65 +63,83 @@ class StudyDisplay:
                 continue
             ended = sum(each in ("done", "failed") for each in states.values())
             why = f": {error_of(job, self._root)}" if state == "failed" else ""
-            left = duration(self._speed.time_left(states))
-            self._console.print(
-                f"{ended}/{len(states)}  {job.path} {state}{why}  ({left} left)", highlight=False, soft_wrap=True, markup=False
-            )
+            left = f"  ({self._time_left(states, self._speed.overall())} left)" if ended < len(states) else ""
+            line = f"{ended}/{len(states)}  {job.path} {state}{why}{left}"
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
         self._shown = dict(states)
 
     def _picture(self, states: Mapping[Job, State]) -> Group:
-        table = Table(box=box.SIMPLE_HEAD)
-        table.add_column("environment", no_wrap=True)
-        table.add_column("arm", no_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("environment", overflow="ellipsis")
+        table.add_column("arm", overflow="ellipsis")
         for column in ("jobs", "done", "running", "failed", "steps/s", "left"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         rows: dict[tuple[str, str], dict[Job, State]] = {}
         for job, state in states.items():
             rows.setdefault((job.env, job.arm), {})[job] = state
         room = max(4, self._console.height - _LINES_AROUND)
         shown = sorted(rows, key=lambda row: _by_interest(rows[row]))[:room]
         for row in (row for row in rows if row in shown):
-            table.add_row(*row, *self._cells(rows[row]))
+            table.add_row(*row, *self._cells(rows[row], self._speed.of(rows[row])))
         table.add_section()
         more = f"and {len(rows) - len(shown)} more" if len(rows) > len(shown) else ""
-        table.add_row("all", more, *self._cells(states))
+        table.add_row("all", more, *self._cells(states, self._speed.overall()))
         return Group(table, Text(str(self._root), style="dim"))
 
-    def _cells(self, states: Mapping[Job, State]) -> list[str]:
-        counts = [sum(each == state for each in states.values()) for state in ("done", "running", "failed")]
+    def _cells(self, states: Mapping[Job, State], lasting_speed: float) -> list[str]:
+        done, running, failed = (sum(each == state for each in states.values()) for state in ("done", "running", "failed"))
         speed = self._speed.of(states)
-        left = duration(self._speed.time_left(states)) if counts[1] else ""
-        return [str(len(states)), *(str(count) if count else "" for count in counts), f"{speed:,.0f}" if speed else "", left]
+        left = self._time_left(states, lasting_speed) if running else ""
+        return [
+            str(len(states)),
+            *(str(count or "") for count in (done, running, failed)),
+            f"{speed:,.0f}" if speed else "",
+            left,
+        ]
+
+    def _time_left(self, states: Mapping[Job, State], speed: float) -> str:
+        return duration(self._speed.steps_left(states) / speed if speed else None)
 
 
 class Speedometer:
-    """Environment steps a second of running jobs, over the time they were seen running."""
+    """Environment steps a second: of jobs while they run, and of all since it began to measure."""
 
     def __init__(self) -> None:
-        self._since: dict[Job, tuple[float, int]] = {}
-        self._now: dict[Job, tuple[float, int]] = {}
+        self._began = time.monotonic()
+        self._first: dict[Job, tuple[float, int]] = {}  # when a job was first seen running, and its steps then
+        self._last: dict[Job, tuple[float, int]] = {}
+        self._running: set[Job] = set()
 
-    def measure(self, steps: Mapping[Job, int]) -> None:
-        """Takes the steps of the jobs that run; the others are forgotten."""
+    def measure(self, states: Mapping[Job, State], steps: Callable[[Job], int]) -> None:
+        """Takes how far the jobs are that run, or have run.
+
+        Args:
+            states: How each job stands.
+            steps: From a job to its steps so far.
+        """
         now = time.monotonic()
-        self._since = {job: self._since.get(job, (now, done)) for job, done in steps.items()}
-        self._now = {job: (now, done) for job, done in steps.items()}
+        ended = self._running - {job for job, state in states.items() if state == "running"}
+        self._running = self._running - ended | {job for job, state in states.items() if state == "running"}
+        for job in self._running | ended:
+            self._last[job] = now, steps(job)
+            self._first.setdefault(job, self._last[job])
 
-    def of(self, jobs: Mapping[Job, State]) -> float:
-        """Steps a second of these jobs together."""
-        return sum(self._of_one(job) for job in jobs)
+    def of(self, jobs: Iterable[Job]) -> float:
+        """Steps a second of those of these jobs that run."""
+        return sum(self._of_one(job) for job in self._running.intersection(jobs))
 
-    def time_left(self, states: Mapping[Job, State]) -> float | None:
-        """Seconds until these jobs have come to their end at the present speed; None where there is none."""
-        speed = self.of(states)
+    def overall(self) -> float:
+        """Steps a second of all jobs since the beginning, with the pauses between them."""
+        gained = sum(self._last[job][1] - first for job, (_, first) in self._first.items())
+        return gained / max(time.monotonic() - self._began, 1e-9)
+
+    def steps_left(self, states: Mapping[Job, State]) -> int:
+        """Steps that are missing to the end of these jobs."""
         unfinished = [job for job, state in states.items() if state in ("waiting", "running")]
-        left = sum(max(0, job.config.steps - self._now.get(job, (0.0, 0))[1]) for job in unfinished)
-        return left / speed if speed else None
+        return sum(max(0, job.config.steps - self._last.get(job, (0.0, 0))[1]) for job in unfinished)
 
     def _of_one(self, job: Job) -> float:
-        if job not in self._now:
-            return 0.0
-        (began, first), (now, last) = self._since[job], self._now[job]
+        (began, first), (now, last) = self._first[job], self._last[job]
         return max(0, last - first) / (now - began) if now > began else 0.0
 
 
