@@ -4,10 +4,10 @@ import sys
 import time
 
 import numpy as np
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 
-class ObjectiveLog(OnPolicyAlgorithm):
+class ObjectiveLog(BaseAlgorithm):
     """Mixin for SB3 learners whose episodes' returns are vectors."""
 
     objectives: tuple[str, ...]

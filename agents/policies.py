@@ -174,12 +174,7 @@ class VectorCritic(ActorCriticPolicy):
 
     def _make_optimizer(self, parameters: list[nn.Parameter], lr_schedule: Schedule) -> torch.optim.Optimizer:
         kwargs = dict(self.optimizer_kwargs)
-        if self.optimizer_class is torch.optim.Adam and not kwargs.keys() & {
-            "fused",
-            "foreach",
-            "capturable",
-            "differentiable",
-        }:
+        if self.optimizer_class is torch.optim.Adam and not kwargs.keys() & _OTHER_ADAMS:
             kwargs["fused"] = True  # one call for all parameters
         return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
 

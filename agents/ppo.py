@@ -1,16 +1,20 @@
 """Proximal policy optimisation with one gradient per reward."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.ppo import PPO
 from torch import Tensor
 
-from dibs_rl.agents.on_policy import VectorOnPolicy
-from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from dibs_rl.agents.update import Log
+from dibs_rl.agents.on_policy import POLICIES, VectorOnPolicy
+from dibs_rl.agents.policies import VectorCritic
+from dibs_rl.agents.records import Log
+from dibs_rl.agents.update import Every
 from dibs_rl.buffers import Minibatch
+from dibs_rl.errors import UserError
 from dibs_rl.losses import PolicyLosses, approximate_kl, ppo_policy_losses
+
+DEFAULT_EVERY: Every = "epoch"  # the choice and the table behind it: docs/results.md
 
 
 class DiBSPPO(VectorOnPolicy, PPO):
@@ -27,7 +31,8 @@ class DiBSPPO(VectorOnPolicy, PPO):
         combiner: `"dibs"`, `"norm-sum"`, `"weighted-sum"`, another name out of `dibs_rl.combiners.COMBINERS`, or any TorchJD
             aggregator, such as `DiBS(steps=50)`.
         preference: Positive weights on the objectives, in their order or by name.
-        bargain_every: `"rollout"`, `"epoch"` or `"minibatch"`.
+        bargain_every: How often the gradients are combined anew: on the whole rollout once a `"rollout"` or once an
+            `"epoch"` (the minibatches then follow the weighted sum of the losses), or on every `"minibatch"`.
         **kwargs: Those of `stable_baselines3.PPO`. `clip_range_vf` must stay None: it is in a reward's units.
 
     Raises:
@@ -38,11 +43,15 @@ class DiBSPPO(VectorOnPolicy, PPO):
         >>> model = DiBSPPO("MlpPolicy", "deep-sea-treasure-v0", n_steps=64, batch_size=64, seed=0).learn(64)
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": MlpPolicy,
-        "CnnPolicy": CnnPolicy,
-        "MultiInputPolicy": MultiInputPolicy,
-    }
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**POLICIES}
+
+    def __init__(
+        self, policy: str | type[VectorCritic], env: Any, *, bargain_every: Every = DEFAULT_EVERY, **kwargs: Any
+    ) -> None:
+        if kwargs.get("clip_range_vf") is not None:
+            raise UserError("clip_range_vf clips values in a reward's units, which breaks invariance to scale: leave it out.")
+        self.bargain_every = bargain_every
+        super().__init__(policy, env, **kwargs)
 
     def _policy_losses(self, log_ratio: Tensor, batch: Minibatch) -> PolicyLosses:
         return ppo_policy_losses(log_ratio, batch.advantages, self._clip_range_now)

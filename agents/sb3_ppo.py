@@ -9,8 +9,8 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.ppo import PPO
 
+from dibs_rl.agents.learner import preference_vector
 from dibs_rl.agents.objective_log import ObjectiveLog
-from dibs_rl.agents.on_policy import preference_vector
 from dibs_rl.agents.persistence import Persistent
 from dibs_rl.bargaining import positive_weights
 from dibs_rl.envs import as_vector_env

@@ -9,22 +9,19 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchjd.aggregation import Aggregator, WeightedAggregator
 
 from dibs_rl.agents.adam import quick_step
+from dibs_rl.agents.checks import check_parameters
 from dibs_rl.agents.engines import Engine, Evaluation, engine_of
+from dibs_rl.agents.records import Log
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import Beside, beside
 from dibs_rl.buffers import Minibatch, Minibatches, chunks, slices, take
-from dibs_rl.combiners import follow_jacobian
-from dibs_rl.diagnostics import Bargain, describe_bargain, summarise
-from dibs_rl.errors import NonFiniteError
 from dibs_rl.gradients import flat_gradient
 from dibs_rl.losses import PolicyLosses, value_losses
 from dibs_rl.returns import explained_variances, normalise_columns
 
 Every = Literal["rollout", "epoch", "minibatch"]
-Log = dict[str, list]
 Result = Callable[[], list[Tensor]]
 
 
@@ -64,9 +61,7 @@ class CombinedUpdate(VectorRollouts):
     n_epochs: int
     batch_size: int
     normalize_advantage: bool
-    bargain_every: Every
-    _aggregator: Aggregator
-    _scalarise: Callable[[Tensor], Tensor] | None
+    bargain_every: Every = "minibatch"
 
     def train(self) -> None:
         """Updates policy and critic on the rollout, side by side where torch may use more than one thread and that helps."""
@@ -78,14 +73,14 @@ class CombinedUpdate(VectorRollouts):
             try:
                 self._learn_from_rollout(engine, call, log)
             except ValueError:  # torch's distributions and the combiners refuse what is not finite; the cause comes first
-                self._check_parameters()
+                check_parameters(self.policy, self.num_timesteps)
                 raise
-            self._check_parameters()
+            check_parameters(self.policy, self.num_timesteps)
             buffer = self.rollout_buffer
             for part in chunks(buffer.flat(buffer.obs)):
                 self.policy.absorb_observations(part)
             log["explained_variance"].append(explained_variances(buffer.value_targets, buffer.advantages))
-            self._log_update(log)
+            self._record_updates(log)
 
     def _learn_from_rollout(self, engine: Engine, call: Beside, log: Log) -> None:
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
@@ -146,19 +141,14 @@ class CombinedUpdate(VectorRollouts):
             found.append(losses)
         return found
 
-    def _check_parameters(self) -> None:
-        std = self.policy.log_std.exp() if hasattr(self.policy, "log_std") else torch.ones(())
-        if not all(torch.isfinite(part).all() for part in (std, *self.policy.parameters())):
-            raise NonFiniteError(f"Training has diverged: a parameter is not finite after {self.num_timesteps} steps.")
-
     def _policy_advantages(self) -> Tensor:
         """The rollout's advantages as the policy losses see them, `[N, k]`.
 
         They are normalised over what is combined at a time: over the rollout here, or over each minibatch (as in SB3).
         """
         advantages = self.rollout_buffer.advantages.flatten(0, 1)
-        if self._scalarise is not None:
-            advantages = self._scalarise(advantages)
+        if self._sum is not None:
+            advantages = self._sum.scalarise(advantages)
         over_rollout = self.normalize_advantage and self.bargain_every != "minibatch"
         return normalise_columns(advantages) if over_rollout else advantages
 
@@ -167,11 +157,6 @@ class CombinedUpdate(VectorRollouts):
         targets = self.rollout_buffer.value_targets.flatten(0, 1)
         self.policy.value_net.absorb(targets)
         return self.policy.value_net.normalise(targets)
-
-    @property
-    def _rows(self) -> tuple[str, ...]:
-        """Names of the k gradients that are combined."""
-        return self.objectives if self._scalarise is None else ("sum",)
 
     def _bargain(self, engine: Engine, rollout: Minibatch, log: Log) -> Tensor | None:
         """Combines the gradients of the whole rollout; the weights `[k]` are for the losses of its minibatches."""
@@ -186,18 +171,6 @@ class CombinedUpdate(VectorRollouts):
             raise RuntimeError("The rollout is empty.")
         return self._combine(jacobian, log)[1]
 
-    def _combine(self, jacobian: Tensor, log: Log) -> tuple[Tensor, Tensor | None]:
-        """The direction `[p]`, and the weights `[k]` it is made with where the combiner has any."""
-        follow_jacobian(self._aggregator, jacobian)
-        weights: Tensor | None = None
-        if isinstance(self._aggregator, WeightedAggregator):
-            weights = self._aggregator.weighting(jacobian)
-            direction = weights @ jacobian
-        else:
-            direction = self._aggregator(jacobian)
-        log["bargain"].append(describe_bargain(jacobian, direction, weights, self._rows))
-        return direction, weights
-
     def _step_policy(
         self, step: ClippedStep, evaluated: Evaluation, losses: PolicyLosses, weights: Tensor | None, log: Log
     ) -> None:
@@ -210,30 +183,19 @@ class CombinedUpdate(VectorRollouts):
                 gradient = gradient + evaluated.gradient(torch.zeros_like(evaluated.log_prob), -self.ent_coef)
         step.along(gradient)
         log["policy_gradient_loss"].append(losses.losses)
-        log["clip_fraction"].append(losses.clip_fractions)
+        if losses.clip_fractions is not None:
+            log["clip_fraction"].append(losses.clip_fractions)
         log["entropy_loss"].append(-evaluated.entropy)
 
     @abstractmethod
     def _policy_losses(self, log_ratio: Tensor, batch: Minibatch) -> PolicyLosses:
         """The algorithm's policy losses, from the log probability ratios `[b]`."""
 
-    @abstractmethod
     def _may_go_on(self, log_ratio: Tensor, log: Log) -> bool:
-        """Logs how far the policy has moved; False where that is too far."""
+        """May log how far the policy has moved; False where that is too far."""
+        return True
 
-    def _log_update(self, log: Log) -> None:
-        """Averages what the update collected and hands it to the logger, by the objectives' names."""
-        bargains: list[Bargain] = log.pop("bargain", [])
-        for key, value in summarise(bargains, self._rows).items() if bargains else ():
-            self.logger.record(f"train/{key}", value)
-        for key, values in log.items():
-            mean = torch.stack(values).mean(dim=0)
-            if mean.dim() == 0:
-                self.logger.record(f"train/{key}", mean.item())
-                continue
-            names = self.objectives if len(mean) == len(self.objectives) else self._rows
-            for name, value in zip(names, mean.tolist(), strict=True):
-                self.logger.record(f"train/{key}/{name}", value)
+    def _record_updates(self, log: Log) -> None:
+        super()._record_updates(log)
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", self.policy.log_std.exp().mean().item())
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -166,6 +166,6 @@ def follow_jacobian(combiner: Aggregator, jacobian: Tensor) -> None:
         combiner.pref_vector = preference.to(jacobian)
 
 
-def split_scalarisation(combiner: Aggregator) -> tuple[Callable[[Tensor], Tensor] | None, Aggregator]:
-    """What a learner does with the advantages before any gradient, if anything, and with the gradients then."""
-    return (combiner.scalarise, Sum()) if isinstance(combiner, AdvantageSum) else (None, combiner)
+def split_scalarisation(combiner: Aggregator) -> tuple[AdvantageSum | None, Aggregator]:
+    """The sum that a learner takes before any gradient, if its combiner is one, and what combines the gradients then."""
+    return (combiner, Sum()) if isinstance(combiner, AdvantageSum) else (None, combiner)

@@ -29,6 +29,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Algorithm = Literal["ppo", "a2c", "sb3-ppo"]
 
 
 @dataclass
@@ -39,8 +40,8 @@ class RunConfig:
     """Environment id; of a bare name the newest version is taken."""
     reward_terms: str = ""
     """A vector reward of parts of a scalar one, by their keys in info: forward=reward_forward,energy=-cost."""
-    algo: Literal["ppo", "sb3-ppo"] = "ppo"
-    """Learning algorithm: ppo, or sb3-ppo, Stable-Baselines3's own on the weighted sum of the rewards."""
+    algo: Algorithm = "ppo"
+    """Learning algorithm: ppo, a2c, or sb3-ppo, Stable-Baselines3's own PPO on the weighted sum of the rewards."""
     combiner: str = "dibs"
     """How the objectives' gradients become one: dibs, norm-sum, weighted-sum, or one of TorchJD's (mgda, pcgrad, ...)."""
     preference: str = ""
@@ -49,10 +50,8 @@ class RunConfig:
     """Rewards in other units, for the learner alone: energy=1e3 (0: no say); power4, exp or sqrt; @episode: on returns."""
     bargaining_steps: Count = 5
     """Steps T of the DiBS game; 1 is the mean of the unit gradients."""
-    bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
-    """How often the gradients are combined anew."""
     steps: Annotated[int, Field(ge=0)] = 1_000_000
-    """Environment steps in all, rounded up to whole rollouts (num-envs times n-steps); with 0 the untrained policy is kept."""
+    """Environment steps in all, rounded up to whole rollouts; with 0 the untrained policy is kept."""
     seed: Seed = 0
     """Seed of everything that is random; world i is seeded with seed + i."""
     num_envs: Count = 64
@@ -79,56 +78,84 @@ class RunConfig:
     """Sample actions in the evaluation at the end instead of taking the most likely one."""
     study: str = ""
     """What a study calls this run: condition=scale-1,arm=dibs. Kept in the run's config.yaml."""
-
-
-@dataclass
-class PPOConfig(RunConfig):
-    """Train one policy on many rewards with PPO, without reward weights."""
-
     learning_rate: Positive = 3e-4
-    """Step size of Adam, for policy and critic."""
+    """Step size of the optimisers."""
     schedule: Literal["constant", "linear"] = "constant"
     """How the learning rate goes on: constant, or linearly to 0."""
-    n_steps: Count = 64
-    """Steps of each world in a rollout."""
-    batch_size: Annotated[int, Field(ge=2)] = 512
-    """Samples in a minibatch."""
-    n_epochs: Count = 10
-    """Passes over a rollout."""
     gamma: Fraction = 0.99
     """Discount factor."""
-    gae_lambda: Fraction = 0.95
-    """GAE's trade-off between bias (0) and variance (1)."""
-    clip_range: Positive = 0.2
-    """Half-width of PPO's interval around probability ratio 1."""
-    ent_coef: NotNegative = 0.0
-    """Entropy bonus, relative to a combined gradient of norm at most 1; added after combining."""
-    max_grad_norm: Positive = 0.5
-    """Largest norm of the policy's combined gradient, and, apart from it, of the critic's."""
-    target_kl: Positive | None = None
-    """Ends an update once the policy has moved this far; none for no limit."""
     hidden: tuple[Count, ...] = (64, 64)
     """Widths of the hidden layers, of policy and critic each."""
     activation: Literal["tanh", "relu", "elu"] = "tanh"
     """Activation of the hidden layers."""
+    popart: bool = True
+    """Let each critic head learn in its own units (PopArt)."""
+
+
+@dataclass
+class OnPolicyConfig(RunConfig):
+    """Settings of the learners that learn from a rollout once."""
+
+    n_steps: Count = 64
+    """Steps of each world in a rollout."""
+    gae_lambda: Fraction = 0.95
+    """GAE's trade-off between bias (0) and variance (1)."""
+    ent_coef: NotNegative = 0.0
+    """Entropy bonus, relative to a combined gradient of norm at most 1; added after combining."""
+    max_grad_norm: Positive = 0.5
+    """Largest norm of the policy's combined gradient, and, apart from it, of the critic's."""
     log_std_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Initial log standard deviation of continuous actions."""
     normalize_obs: bool = True
     """Centre and scale observations by their running statistics."""
-    popart: bool = True
-    """Let each critic head learn in its own units (PopArt)."""
+
+
+@dataclass
+class PPOConfig(OnPolicyConfig):
+    """Train one policy on many rewards with PPO, without reward weights."""
+
+    bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
+    """How often the gradients are combined anew."""
+    batch_size: Annotated[int, Field(ge=2)] = 512
+    """Samples in a minibatch."""
+    n_epochs: Count = 10
+    """Passes over a rollout."""
+    clip_range: Positive = 0.2
+    """Half-width of PPO's interval around probability ratio 1."""
+    target_kl: Positive | None = None
+    """Ends an update once the policy has moved this far; none for no limit."""
+
+
+@dataclass
+class A2CConfig(OnPolicyConfig):
+    """Train one policy on many rewards with A2C, without reward weights."""
+
+    algo: Algorithm = "a2c"
+    """Learning algorithm."""
+    num_envs: Count = 16
+    """Worlds stepped together."""
+    learning_rate: Positive = 7e-4
+    """Step size of the optimisers."""
+    n_steps: Count = 5
+    """Steps of each world in a rollout."""
+    gae_lambda: Fraction = 1.0
+    """GAE's trade-off between bias (0) and variance (1)."""
+    normalize_advantage: bool = True
+    """Centre and scale each objective's advantages over the rollout."""
+    use_rms_prop: bool = True
+    """RMSprop, as in the A2C of the paper; Adam if not."""
 
 
 @dataclass
 class SB3PPOConfig(PPOConfig):
     """Train Stable-Baselines3's own PPO on the weighted sum of the rewards. Settings of bargaining and PopArt mean nothing."""
 
-    algo: Literal["ppo", "sb3-ppo"] = "sb3-ppo"
+    algo: Algorithm = "sb3-ppo"
     combiner: Literal["weighted-sum"] = "weighted-sum"
     """The rewards are added up; `preference` weighs them."""
 
 
-ALGORITHMS: dict[str, type[RunConfig]] = {"ppo": PPOConfig, "sb3-ppo": SB3PPOConfig}
+ALGORITHMS: dict[str, type[RunConfig]] = {"ppo": PPOConfig, "a2c": A2CConfig, "sb3-ppo": SB3PPOConfig}
 
 
 def config_class(algo: str) -> type[RunConfig]:

@@ -12,12 +12,12 @@ class PolicyLosses(NamedTuple):
     Attributes:
         losses: `[k]`.
         slopes: Derivatives by each sample's log probability, `[b, k]`: gradient i is `sum_b slopes[b, i] * grad log pi_b`.
-        clip_fractions: Fraction of the samples whose gradient is clipped away, `[k]`.
+        clip_fractions: Fraction of the samples whose gradient is clipped away, `[k]`; None where nothing is clipped.
     """
 
     losses: Tensor
     slopes: Tensor
-    clip_fractions: Tensor
+    clip_fractions: Tensor | None = None
 
 
 def ppo_policy_losses(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> PolicyLosses:
@@ -34,6 +34,16 @@ def ppo_policy_losses(log_ratio: Tensor, advantages: Tensor, clip_range: float) 
     followed = surrogate <= clipped
     slopes = torch.where(followed, surrogate, 0.0).div_(-len(log_ratio))
     return PolicyLosses(-torch.minimum(surrogate, clipped).mean(dim=0), slopes, 1 - followed.to(advantages.dtype).mean(dim=0))
+
+
+def a2c_policy_losses(log_prob: Tensor, advantages: Tensor) -> PolicyLosses:
+    """The policy gradient's loss -A log pi (A2C: Mnih et al. 2016, arXiv 1602.01783), one for each objective.
+
+    Args:
+        log_prob: Log probability of the action taken, `[b]`.
+        advantages: `[b, k]`.
+    """
+    return PolicyLosses(-(log_prob @ advantages) / len(log_prob), advantages / -len(log_prob))
 
 
 def value_losses(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

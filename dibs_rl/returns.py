@@ -47,7 +47,7 @@ def explained_variances(targets: Tensor, residuals: Tensor) -> Tensor:
     """
     targets, residuals = targets.flatten(0, -2), residuals.flatten(0, -2)
     units = unit_power(torch.maximum(targets.abs().amax(dim=0), residuals.abs().amax(dim=0)))
-    spread, unforeseen = (targets * units).var(dim=0), (residuals * units).var(dim=0)
+    spread, unforeseen = (targets * units).var(dim=0, correction=0), (residuals * units).var(dim=0, correction=0)
     return torch.where(spread > 0, 1 - unforeseen / spread, torch.nan)
 
 

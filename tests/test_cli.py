@@ -117,7 +117,8 @@ def test_every_shipped_configuration_is_valid():
         assert path.parent.name in ALGORITHMS
         config = validated(path.parent.name, load_yaml(path), str(path))
         assert resolve_id(config.env).startswith(path.stem)
-        assert config.num_envs * config.n_steps % config.batch_size == 0, path
+        if config.algo == "ppo":
+            assert config.num_envs * config.n_steps % config.batch_size == 0, path
 
 
 def test_resume_goes_on_where_it_stopped(tmp_path):

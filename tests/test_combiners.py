@@ -168,9 +168,9 @@ def test_norm_sum_leaves_out_an_objective_that_never_varied() -> None:
 @pytest.mark.parametrize("name", ["norm-sum", "weighted-sum"])
 def test_sums_act_on_advantages_and_then_on_one_row(name: str) -> None:
     combiner = make_combiner(name)
-    scalarise, rest = split_scalarisation(combiner)
+    total, rest = split_scalarisation(combiner)
     assert isinstance(combiner, AdvantageSum)
-    assert scalarise == combiner.scalarise
+    assert total is combiner
     assert isinstance(rest, Sum)
 
 

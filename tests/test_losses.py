@@ -1,4 +1,4 @@
-"""PPO's losses by hand, and their companions for the log against autograd and closed forms."""
+"""PPO's and A2C's losses by hand, and their companions for the log against autograd and closed forms."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from dibs_rl.losses import approximate_kl, ppo_policy_losses, value_losses
+from dibs_rl.losses import a2c_policy_losses, approximate_kl, ppo_policy_losses, value_losses
 
 F32, F64 = torch.float32, torch.float64
 
@@ -132,3 +132,20 @@ def test_approximate_kl_estimates_the_divergence() -> None:
     samples = old.sample((200_000,))
     estimate = approximate_kl(new.log_prob(samples) - old.log_prob(samples))
     assert_close(estimate, kl_divergence(old, new), rtol=0.03, atol=0)
+
+
+def test_a2c_by_hand() -> None:
+    """Two samples, two objectives: -(A_1 log pi_1 + A_2 log pi_2) / 2, with slopes -A / 2."""
+    log_prob = torch.tensor([-1.0, -3.0], dtype=F64)
+    advantages = torch.tensor([[2.0, -1.0], [4.0, 0.5]], dtype=F64)
+    found = a2c_policy_losses(log_prob, advantages)
+    assert_close(found.losses, torch.tensor([7.0, 0.25], dtype=F64))
+    assert_close(found.slopes, torch.tensor([[-1.0, 0.5], [-2.0, -0.25]], dtype=F64))
+    assert found.clip_fractions is None
+
+
+def test_a2c_is_ppo_at_ratio_one() -> None:
+    """Where old and new policy agree, both have the policy gradient's slopes."""
+    log_ratio, advantages = random_batch()
+    ppo = ppo_policy_losses(torch.zeros_like(log_ratio), advantages, 0.2)
+    assert_close(a2c_policy_losses(log_ratio, advantages).slopes, ppo.slopes)

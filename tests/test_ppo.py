@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fake_envs import ACTIONS, OBSERVATIONS, PointEnv, point_envs
+from fake_envs import ACTIONS, OBSERVATIONS, PointEnv, ScalarPoint, point_envs
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torchjd.aggregation import ConFIG
@@ -25,11 +25,6 @@ def policy_state(model):
 def assert_same_policy(a, b):
     for name, value in policy_state(a).items():
         assert torch.equal(value, b.policy.state_dict()[name]), name
-
-
-class ScalarPoint(gym.RewardWrapper):
-    def reward(self, reward):
-        return float(reward[0])
 
 
 @pytest.mark.parametrize(

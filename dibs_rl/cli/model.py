@@ -1,5 +1,6 @@
 """From a configuration to a learner: what `train` and `evaluate` both need."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,18 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
+from torchjd.aggregation import Aggregator
 
-from dibs_rl.agents import SB3PPO, DiBSPPO
-from dibs_rl.agents.on_policy import VectorOnPolicy, preference_vector
+from dibs_rl.agents import SB3PPO, DiBSA2C, DiBSPPO
+from dibs_rl.agents.learner import VectorLearner, preference_vector
 from dibs_rl.combiners import make_combiner
-from dibs_rl.config import PPOConfig, RunConfig, parse_preference
+from dibs_rl.config import A2CConfig, OnPolicyConfig, PPOConfig, RunConfig, parse_preference
 from dibs_rl.envs import make
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import VectorRewardVecEnv
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
-Learner = VectorOnPolicy | SB3PPO
-_LEARNERS: dict[str, type[Learner]] = {"ppo": DiBSPPO, "sb3-ppo": SB3PPO}
+Learner = VectorLearner | SB3PPO
 
 
 def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
@@ -35,48 +36,76 @@ def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
     )
 
 
-def build_model(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> Learner:
+def build_model(config: RunConfig, env: VectorRewardVecEnv, device: str) -> Learner:
     """A new learner.
 
     Raises:
-        UserError: If combiner or preference cannot be used with the environment's objectives.
+        UserError: If a setting cannot be used with the environment.
     """
     rate = LinearSchedule(config.learning_rate, 0.0, 1.0) if config.schedule == "linear" else config.learning_rate
-    samples = config.n_steps * config.num_envs
-    if samples < 2:
-        raise UserError(f"A rollout has at least 2 samples (n_steps times num_envs); found {samples}.")
-    return _LEARNERS[config.algo](
+    learner, settings = _LEARNERS[config.algo]
+    return learner(
         policy_name(env.observation_space),
         env,
         learning_rate=rate,
-        n_steps=config.n_steps,
-        batch_size=min(config.batch_size, samples),
-        n_epochs=config.n_epochs,
         gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        ent_coef=config.ent_coef,
-        max_grad_norm=config.max_grad_norm,
-        target_kl=config.target_kl,
         seed=config.seed,
         device=device,
-        **_own_arguments(config, env),
+        **settings(config, env),
     )
 
 
-def _own_arguments(config: PPOConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
-    """What a learner takes that SB3's PPO does not, and the policy's arguments."""
-    policy = {
+def _combiner(config: RunConfig, env: VectorRewardVecEnv) -> Aggregator:
+    weights = preference_vector(parse_preference(config.preference), env.objectives)
+    return make_combiner(config.combiner, preference=weights, objectives=env.objectives, steps=config.bargaining_steps)
+
+
+def _networks(config: OnPolicyConfig) -> dict[str, Any]:
+    return {
         "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
         "activation_fn": _ACTIVATIONS[config.activation],
         "log_std_init": config.log_std_init,
     }
-    weights = preference_vector(parse_preference(config.preference), env.objectives)
-    if config.algo == "sb3-ppo":
-        return {"preference": weights, "normalize_obs": config.normalize_obs, "policy_kwargs": policy}
-    combiner = make_combiner(config.combiner, preference=weights, objectives=env.objectives, steps=config.bargaining_steps)
-    policy = {**policy, "popart": config.popart, "normalize_obs": config.normalize_obs}
-    return {"combiner": combiner, "bargain_every": config.bargain_every, "policy_kwargs": policy}
+
+
+def _on_policy(config: OnPolicyConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
+    """What all our own on-policy learners take."""
+    return {
+        "combiner": _combiner(config, env),
+        "n_steps": config.n_steps,
+        "gae_lambda": config.gae_lambda,
+        "ent_coef": config.ent_coef,
+        "max_grad_norm": config.max_grad_norm,
+        "policy_kwargs": {**_networks(config), "popart": config.popart, "normalize_obs": config.normalize_obs},
+    }
+
+
+def _clipped(config: PPOConfig) -> dict[str, Any]:
+    """What every PPO takes, SB3's own too."""
+    samples = config.n_steps * config.num_envs
+    if samples < 2:
+        raise UserError(f"A rollout has at least 2 samples (n_steps times num_envs); found {samples}.")
+    return {
+        "batch_size": min(config.batch_size, samples),
+        "n_epochs": config.n_epochs,
+        "clip_range": config.clip_range,
+        "target_kl": config.target_kl,
+    }
+
+
+def _ppo(config: PPOConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
+    return {**_on_policy(config, env), **_clipped(config), "bargain_every": config.bargain_every}
+
+
+def _sb3_ppo(config: PPOConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
+    shared = {name: getattr(config, name) for name in ("n_steps", "gae_lambda", "ent_coef", "max_grad_norm", "normalize_obs")}
+    preference = preference_vector(parse_preference(config.preference), env.objectives)
+    return {**shared, **_clipped(config), "preference": preference, "policy_kwargs": _networks(config)}
+
+
+def _a2c(config: A2CConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
+    own = {"normalize_advantage": config.normalize_advantage, "use_rms_prop": config.use_rms_prop}
+    return {**_on_policy(config, env), **own}
 
 
 def load_model(config: RunConfig, file: Path, env: VectorRewardVecEnv | None, device: str) -> Learner:
@@ -86,7 +115,7 @@ def load_model(config: RunConfig, file: Path, env: VectorRewardVecEnv | None, de
         UserError: If the file is not a whole model, or one of other objectives.
     """
     try:
-        return _LEARNERS[config.algo].load(file, env=env, device=device)
+        return _LEARNERS[config.algo][0].load(file, env=env, device=device)
     except UserError:
         raise
     except Exception as error:  # whatever goes wrong in reading it, the file is not a model
@@ -120,3 +149,10 @@ def choose_device(wanted: str, space: spaces.Space) -> str:
             "use --device cpu, or install a CUDA build of torch."
         )
     return wanted
+
+
+_LEARNERS: dict[str, tuple[type[Learner], Callable[[Any, VectorRewardVecEnv], dict[str, Any]]]] = {
+    "ppo": (DiBSPPO, _ppo),
+    "a2c": (DiBSA2C, _a2c),
+    "sb3-ppo": (SB3PPO, _sb3_ppo),
+}

@@ -10,14 +10,14 @@ from rich.console import Console
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
-from dibs_rl.agents.policies import VectorCritic
+from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.cli.evaluate import evaluate_and_print
 from dibs_rl.cli.flags import parse, peek, print_line
 from dibs_rl.cli.keeper import Keeper
 from dibs_rl.cli.model import Learner, build_model, choose_device, load_model, make_env
 from dibs_rl.cli.progress import TrainingDisplay
-from dibs_rl.config import PPOConfig, config_class, load_yaml, shipped_file, validated
+from dibs_rl.config import RunConfig, config_class, load_yaml, shipped_file, validated
 from dibs_rl.cost import CostMeter
 from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def read_config(arguments: list[str]) -> PPOConfig:
+def read_config(arguments: list[str]) -> RunConfig:
     """The settings: shipped ones, over them a YAML file's, over them the flags'.
 
     Raises:
@@ -58,39 +58,40 @@ def read_config(arguments: list[str]) -> PPOConfig:
     resume = peek(arguments, "resume")
     if resume is not None:
         return _changed_config(RunFolder.open(Path(resume)).config(), arguments)
-    algo = peek(arguments, "algo") or "ppo"
-    config = _checked(parse(config_class(algo), arguments, "train", _defaults(arguments, algo)))
+    defaults = _defaults(arguments)
+    config = _checked(parse(type(defaults), arguments, "train", defaults))
     name, config.env = config.env, resolve_id(config.env)
     if name != config.env:
         print_line(f"{name} is {config.env}, the newest version.")
     return config
 
 
-def _changed_config(saved: PPOConfig, arguments: list[str]) -> PPOConfig:
-    config = _checked(parse(type(saved), arguments, "train", saved))
+def _changed_config(saved: RunConfig, arguments: list[str]) -> RunConfig:
+    config = parse(type(saved), arguments, "train", saved)
     changed = [f.name for f in dataclasses.fields(saved) if getattr(saved, f.name) != getattr(config, f.name)]
     fixed = [name for name in changed if name not in _MAY_CHANGE]
     if fixed:
         raise UserError(f"A resumed run keeps its {', '.join(fixed)}; it may change {', '.join(sorted(_MAY_CHANGE))}.")
-    return config
+    return _checked(config)
 
 
-def _defaults(arguments: list[str], algo: str) -> PPOConfig:
+def _defaults(arguments: list[str]) -> RunConfig:
     given = peek(arguments, "config")
     settings = load_yaml(Path(given)) if given else {}
-    named = peek(arguments, "env") or settings.get("env") or validated(algo, {}, "the defaults").env
+    algo = peek(arguments, "algo") or str(settings.get("algo", "ppo"))
+    named = peek(arguments, "env") or settings.get("env") or config_class(algo).env
     if not given:
         shipped = shipped_file(algo, resolve_id(named))
         given, settings = str(shipped), load_yaml(shipped) if shipped else {}
-    return validated(algo, {**settings, "env": named}, given)
+    return validated(algo, {**settings, "env": named, "algo": algo}, given)
 
 
-def _checked(config: PPOConfig) -> PPOConfig:
+def _checked(config: RunConfig) -> RunConfig:
     """Holds what the flags set against the fields' bounds."""
     return validated(config.algo, {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, "the flags")
 
 
-def _start(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:
+def _start(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:
     model = build_model(config, env, device)
     facts = {"backend": env.backend, "device": device, "objectives": list(env.objectives)}
     facts["transform"] = str(env.reward_transform or "")
@@ -99,7 +100,7 @@ def _start(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> tuple[Run
     return folder, model
 
 
-def _resume(config: PPOConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:
+def _resume(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:
     assert config.resume is not None
     folder = RunFolder.open(config.resume)
     folder.lock()
@@ -127,8 +128,8 @@ class Curves(TensorBoardOutputFormat):
         self._is_closed = False
 
 
-def _announce(config: PPOConfig, env: VectorRewardVecEnv, folder: RunFolder, model: Learner) -> None:
-    parameters = model.policy.policy_parameters() if isinstance(model.policy, VectorCritic) else model.policy.parameters()
+def _announce(config: RunConfig, env: VectorRewardVecEnv, folder: RunFolder, model: Learner) -> None:
+    parameters = model.policy.policy_parameters() if isinstance(model, VectorLearner) else model.policy.parameters()
     p = sum(part.numel() for part in parameters)
     begin = f"Going on from step {model.num_timesteps:,} with" if config.resume else "Training"
     print_line(
@@ -140,7 +141,7 @@ def _announce(config: PPOConfig, env: VectorRewardVecEnv, folder: RunFolder, mod
     print_line(f"Run folder: {folder.path}   (curves: tensorboard --logdir {folder.path})")
 
 
-def _learn(config: PPOConfig, folder: RunFolder, model: Learner) -> int:
+def _learn(config: RunConfig, folder: RunFolder, model: Learner) -> int:
     """Learns until the end or a signal, whose number is returned (0 for none); saves either way."""
     left = config.steps - model.num_timesteps
     if left <= 0:

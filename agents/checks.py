@@ -1,0 +1,69 @@
+"""Numbers that are not finite, said with the place where they came from."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dibs_rl.errors import NonFiniteError
+from dibs_rl.vec_env import Obs
+
+
+def check_rewards(rewards: Tensor, objectives: Sequence[str], first_step: int) -> None:
+    """Looks through rewards `[T, n, m]`.
+
+    Args:
+        rewards: Of T steps of n worlds.
+        objectives: Names of the m rewards.
+        first_step: What step of the worlds the first one is.
+
+    Raises:
+        NonFiniteError: If one is NaN or infinite; it names objective, environment and step.
+    """
+    finite = torch.isfinite(rewards)
+    if finite.all():
+        return
+    t, world, i = (~finite).nonzero()[0].tolist()
+    raise NonFiniteError(
+        f"The reward {objectives[i]!r} is {rewards[t, world, i].item()} in environment {world} at its step {first_step + t}: "
+        "rewards must be finite; mend the environment, or the transform of its rewards."
+    )
+
+
+def check_observations(obs: Obs, step: int) -> None:
+    """Looks through observations `[n, ...]` that are about to be acted on.
+
+    Raises:
+        NonFiniteError: If an entry is NaN or infinite; it names environment and step.
+    """
+    for part in obs.values() if isinstance(obs, dict) else [obs]:
+        bad = (~torch.isfinite(part)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            raise NonFiniteError(
+                f"The observation of environment {bad[0]} is not finite before its step {step}; mend the environment."
+            )
+
+
+def check_objectives(values: Tensor, objectives: Sequence[str], what: str) -> None:
+    """Looks through values `[..., m]` of the objectives.
+
+    Raises:
+        NonFiniteError: If one is NaN or infinite: `what` of which objectives.
+    """
+    finite = torch.isfinite(values)
+    if not finite.all():
+        fine = finite.reshape(-1, len(objectives)).all(dim=0).tolist()
+        names = ", ".join(name for name, is_fine in zip(objectives, fine, strict=True) if not is_fine)
+        raise NonFiniteError(f"{what} of {names} is not finite.")
+
+
+def check_parameters(policy: nn.Module, steps: int) -> None:
+    """Looks through a policy's parameters, and the standard deviation that one of them stands for.
+
+    Raises:
+        NonFiniteError: If one is NaN or infinite; it names the step.
+    """
+    log_std = getattr(policy, "log_std", None)
+    std = log_std.exp() if isinstance(log_std, Tensor) else torch.ones(())
+    if not all(torch.isfinite(part).all() for part in (std, *policy.parameters())):
+        raise NonFiniteError(f"Training has diverged: a parameter is not finite after {steps} steps.")

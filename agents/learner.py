@@ -1,0 +1,139 @@
+"""What every learner for many rewards has: named objectives, an environment with a reward for each, and a combiner."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torchjd.aggregation import Aggregator, WeightedAggregator
+
+from dibs_rl.agents.persistence import Persistent
+from dibs_rl.agents.records import Log, Records
+from dibs_rl.combiners import AdvantageSum, follow_jacobian, make_combiner, split_scalarisation
+from dibs_rl.diagnostics import describe_bargain
+from dibs_rl.envs import as_vector_env
+from dibs_rl.errors import UserError
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
+
+
+class VectorLearner(Records, Persistent):
+    """Mixin for SB3's learners: m rewards, one policy gradient for each, and a combiner between them.
+
+    Args:
+        policy: Name or class of the policy.
+        env: See `dibs_rl.envs.as_vector_env`.
+        combiner: A name out of `dibs_rl.combiners.COMBINERS`, or any TorchJD aggregator.
+        preference: Positive weights on the objectives, in their order or by name; equal if not given.
+        **kwargs: SB3's.
+
+    Raises:
+        UserError: If the environment gives no vector reward, or an argument cannot be used with its objectives.
+    """
+
+    policy: Any
+    env: VectorRewardVecEnv
+    _action_bounds: tuple[Tensor, ...] | None = None
+    _sum: AdvantageSum | None
+    _aggregator: Aggregator
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        combiner: str | Aggregator = "dibs",
+        preference: Sequence[float] | Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        env = None if env is None else as_vector_env(env)
+        self.objectives: tuple[str, ...] = () if env is None else env.objectives
+        self.combiner = combiner
+        self.preference = preference
+        super().__init__(policy, env, **kwargs)
+
+    def _setup_model(self) -> None:
+        self.objectives = tuple(self.objectives)  # a saved model's come back as a list
+        if self.env is not None:
+            self._check_objectives(self.env)
+        self._sum, self._aggregator = split_scalarisation(self._make_combiner())
+        self.policy_kwargs = {**self.policy_kwargs, "reward_dim": len(self.objectives)}
+        super()._setup_model()  # type: ignore[safe-super]  # SB3's own, further on in the order of resolution
+
+    def _make_combiner(self) -> Aggregator:
+        if isinstance(self.combiner, str):
+            weights = preference_vector(self.preference, self.objectives)
+            return make_combiner(self.combiner, preference=weights, objectives=self.objectives)
+        if self.preference is not None:
+            raise UserError("Give the preference to the combiner object itself, or name the combiner.")
+        return self.combiner
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VectorRewardVecEnv:
+        return as_vector_env(env)
+
+    def _check_objectives(self, env: VectorRewardVecEnv) -> None:
+        if env.objectives != self.objectives:
+            raise UserError(
+                f"The model was made for the objectives {', '.join(self.objectives)}; "
+                f"the environment has {', '.join(env.objectives)}."
+            )
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Sets the environment, as SB3 does; its objectives must be those of the model."""
+        env = as_vector_env(env)
+        self._check_objectives(env)
+        super().set_env(env, force_reset)
+
+    @property
+    def _rows(self) -> tuple[str, ...]:
+        """Names of the k gradients that are combined."""
+        return self.objectives if self._sum is None else ("sum",)
+
+    def _combine(self, jacobian: Tensor, log: Log | None) -> tuple[Tensor, Tensor | None]:
+        """The direction `[p]`, and the weights `[k]` it is made with where the combiner has any; a log is told, if given."""
+        follow_jacobian(self._aggregator, jacobian)
+        weights: Tensor | None = None
+        if isinstance(self._aggregator, WeightedAggregator):
+            weights = self._aggregator.weighting(jacobian)
+            direction = weights @ jacobian
+        else:
+            direction = self._aggregator(jacobian)
+        if log is not None:
+            log["bargain"].append(describe_bargain(jacobian, direction, weights, self._rows))
+        return direction, weights
+
+    def _to_device(self, obs: Any) -> Obs:
+        return map_obs(lambda part: torch.as_tensor(part, device=self.device), obs)
+
+    def _inside_action_space(self, actions: Tensor) -> Tensor:
+        """What the worlds are given for what the policy sampled."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self._action_bounds is None or self._action_bounds[0].device != actions.device:
+            edges = self.action_space.low, self.action_space.high
+            self._action_bounds = tuple(torch.as_tensor(edge, device=actions.device) for edge in edges)
+        low, high = self._action_bounds
+        if self.policy.squash_output:
+            return low + 0.5 * (actions + 1.0) * (high - low)
+        return actions.clamp(low, high)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_sum", "_aggregator", "_last_obs", "_action_bounds"]
+
+
+def preference_vector(
+    preference: Sequence[float] | Mapping[str, float] | None, objectives: Sequence[str]
+) -> list[float] | None:
+    """Preference weights in the objectives' order.
+
+    Raises:
+        UserError: If they are given by name and a name is unknown or missing.
+    """
+    if preference is None or not isinstance(preference, Mapping):
+        return None if preference is None else list(preference)
+    if set(preference) != set(objectives):
+        raise UserError(
+            f"A preference by name has a weight for each of {', '.join(objectives)}; found {', '.join(preference)}."
+        )
+    return [preference[name] for name in objectives]
