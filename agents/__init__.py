@@ -4,6 +4,17 @@ from dibs_rl.agents.a2c import DiBSA2C
 from dibs_rl.agents.callbacks import VectorEvalCallback
 from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, VectorCritic
 from dibs_rl.agents.ppo import DiBSPPO
+from dibs_rl.agents.sac import DiBSSAC
 from dibs_rl.agents.sb3_ppo import SB3PPO
 
-__all__ = ["SB3PPO", "CnnPolicy", "DiBSA2C", "DiBSPPO", "MlpPolicy", "MultiInputPolicy", "VectorCritic", "VectorEvalCallback"]
+__all__ = [
+    "SB3PPO",
+    "CnnPolicy",
+    "DiBSA2C",
+    "DiBSPPO",
+    "DiBSSAC",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "VectorCritic",
+    "VectorEvalCallback",
+]

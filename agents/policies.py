@@ -123,6 +123,14 @@ class NormalisedExtractor(BaseFeaturesExtractor):
         return self.extractor(self.norm(observations))
 
 
+def with_fastest(optimizer_class: type[torch.optim.Optimizer], kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """An optimiser's arguments, with the fastest of Adam's implementations unless they choose one."""
+    kwargs = dict(kwargs or {})
+    if optimizer_class is torch.optim.Adam and not kwargs.keys() & _OTHER_ADAMS:
+        kwargs["fused"] = True  # one call for all parameters
+    return kwargs
+
+
 class VectorCritic(ActorCriticPolicy):
     """Mixin: makes any SB3 actor-critic policy one for m rewards.
 
@@ -173,9 +181,7 @@ class VectorCritic(ActorCriticPolicy):
         self.value_optimizer = self._make_optimizer(self.value_parameters(), lr_schedule)
 
     def _make_optimizer(self, parameters: list[nn.Parameter], lr_schedule: Schedule) -> torch.optim.Optimizer:
-        kwargs = dict(self.optimizer_kwargs)
-        if self.optimizer_class is torch.optim.Adam and not kwargs.keys() & _OTHER_ADAMS:
-            kwargs["fused"] = True  # one call for all parameters
+        kwargs = with_fastest(self.optimizer_class, self.optimizer_kwargs)
         return self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
 
     def value_parameters(self) -> list[nn.Parameter]:

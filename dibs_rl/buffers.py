@@ -1,6 +1,6 @@
 """Storage of one rollout: preallocated tensors, `[T, n, ...]`, and minibatches of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ class VectorRolloutBuffer:
         self.buffer_size, self.n_envs, self.reward_dim = buffer_size, n_envs, reward_dim
         self.device = torch.device(device)
         self.gamma, self.gae_lambda = gamma, gae_lambda
-        self.obs: Obs = self._observation_storage(observation_space)
+        self.obs = observation_storage(observation_space, self._storage)
         categories = isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete)
         self.actions = self._storage(*(action_space.shape or ()), dtype=torch.int64 if categories else torch.float32)
         self.log_probs = self._storage()
@@ -134,10 +134,16 @@ class VectorRolloutBuffer:
     def _storage(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(self.buffer_size, self.n_envs, *shape, dtype=dtype, device=self.device)
 
-    def _observation_storage(self, space: spaces.Space) -> Obs:
-        if isinstance(space, spaces.Dict):
-            return {key: self._storage(*_shape(part), dtype=_dtype(part)) for key, part in space.items()}
-        return self._storage(*_shape(space), dtype=_dtype(space))
+
+def observation_storage(space: spaces.Space, allocate: Callable[..., Tensor]) -> Obs:
+    """Room for observations of a space: `allocate(*shape, dtype=...)` for each part of one observation.
+
+    Raises:
+        TypeError: If observations of the space are no arrays.
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: allocate(*_shape(part), dtype=_dtype(part)) for key, part in space.items()}
+    return allocate(*_shape(space), dtype=_dtype(space))
 
 
 def rows(tensor: Tensor, index: Tensor | slice) -> Tensor:

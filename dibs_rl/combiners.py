@@ -41,6 +41,14 @@ class AdvantageSum(Aggregator):
             advantages = normalise_columns(advantages)
         return (advantages @ self._weights(advantages, advantages.shape[1])).unsqueeze(1)
 
+    def weights_in(self, units: Tensor) -> Tensor:
+        """Weights `[m]` on values that are counted in units `[m]` of the rewards.
+
+        A unit is the value's spread: normalised sums leave it out, and plain ones count in the rewards' own units.
+        """
+        weights = self._weights(units, len(units))
+        return torch.where(units > 0, weights, 0.0) if self.normalise else weights * units
+
     def forward(self, matrix: Tensor, /) -> Tensor:
         """Sums the rows of a Jacobian `[m, p]` to `[p]`."""
         return self._weights(matrix, len(matrix)) @ matrix

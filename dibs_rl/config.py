@@ -29,7 +29,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Algorithm = Literal["ppo", "a2c", "sb3-ppo"]
+Algorithm = Literal["ppo", "a2c", "sac", "sb3-ppo"]
 
 
 @dataclass
@@ -41,7 +41,7 @@ class RunConfig:
     reward_terms: str = ""
     """A vector reward of parts of a scalar one, by their keys in info: forward=reward_forward,energy=-cost."""
     algo: Algorithm = "ppo"
-    """Learning algorithm: ppo, a2c, or sb3-ppo, Stable-Baselines3's own PPO on the weighted sum of the rewards."""
+    """Learning algorithm: ppo, a2c, sac, or sb3-ppo, Stable-Baselines3's own PPO on the weighted sum of the rewards."""
     combiner: str = "dibs"
     """How the objectives' gradients become one: dibs, norm-sum, weighted-sum, or one of TorchJD's (mgda, pcgrad, ...)."""
     preference: str = ""
@@ -50,6 +50,8 @@ class RunConfig:
     """Rewards in other units, for the learner alone: energy=1e3 (0: no say); power4, exp or sqrt; @episode: on returns."""
     bargaining_steps: Count = 5
     """Steps T of the DiBS game; 1 is the mean of the unit gradients."""
+    bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
+    """How often the gradients are combined anew."""
     steps: Annotated[int, Field(ge=0)] = 1_000_000
     """Environment steps in all, rounded up to whole rollouts; with 0 the untrained policy is kept."""
     seed: Seed = 0
@@ -114,8 +116,6 @@ class OnPolicyConfig(RunConfig):
 class PPOConfig(OnPolicyConfig):
     """Train one policy on many rewards with PPO, without reward weights."""
 
-    bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
-    """How often the gradients are combined anew."""
     batch_size: Annotated[int, Field(ge=2)] = 512
     """Samples in a minibatch."""
     n_epochs: Count = 10
@@ -132,6 +132,8 @@ class A2CConfig(OnPolicyConfig):
 
     algo: Algorithm = "a2c"
     """Learning algorithm."""
+    bargain_every: Literal["minibatch"] = "minibatch"
+    """Gradients are combined at each of A2C's steps."""
     num_envs: Count = 16
     """Worlds stepped together."""
     learning_rate: Positive = 7e-4
@@ -147,6 +149,38 @@ class A2CConfig(OnPolicyConfig):
 
 
 @dataclass
+class SACConfig(RunConfig):
+    """Train one policy with continuous actions on many rewards with SAC, without reward weights."""
+
+    algo: Algorithm = "sac"
+    """Learning algorithm."""
+    bargain_every: Literal["minibatch"] = "minibatch"
+    """Gradients are combined at each of SAC's steps."""
+    num_envs: Count = 8
+    """Worlds stepped together."""
+    hidden: tuple[Count, ...] = (256, 256)
+    """Widths of the hidden layers, of policy and critic each."""
+    activation: Literal["tanh", "relu", "elu"] = "relu"
+    """Activation of the hidden layers."""
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """Samples in a minibatch."""
+    update_ratio: Positive = 1.0
+    """Gradient steps for each environment step, however many worlds there are; about, since both come in whole numbers."""
+    buffer_size: Count = 1_000_000
+    """Transitions that the replay buffer holds."""
+    learning_starts: Annotated[int, Field(ge=0)] = 5_000
+    """Environment steps with random actions before the first update."""
+    tau: Fraction = 0.005
+    """Share of the critic that goes into its target at each gradient step."""
+    ent_coef: Literal["auto"] | NotNegative = "auto"
+    """Temperature of the entropy, relative to a combined gradient of norm at most 1; auto to hold a target entropy."""
+    target_entropy: Literal["auto"] | Annotated[float, Field(allow_inf_nan=False)] = "auto"
+    """Entropy of the policy that the temperature is tuned for; auto for minus the number of action entries."""
+    save_replay_buffer: bool = False
+    """Keep the replay buffer beside the newest checkpoint, for --resume."""
+
+
+@dataclass
 class SB3PPOConfig(PPOConfig):
     """Train Stable-Baselines3's own PPO on the weighted sum of the rewards. Settings of bargaining and PopArt mean nothing."""
 
@@ -155,7 +189,7 @@ class SB3PPOConfig(PPOConfig):
     """The rewards are added up; `preference` weighs them."""
 
 
-ALGORITHMS: dict[str, type[RunConfig]] = {"ppo": PPOConfig, "a2c": A2CConfig, "sb3-ppo": SB3PPOConfig}
+ALGORITHMS: dict[str, type[RunConfig]] = {"ppo": PPOConfig, "a2c": A2CConfig, "sac": SACConfig, "sb3-ppo": SB3PPOConfig}
 
 
 def config_class(algo: str) -> type[RunConfig]:

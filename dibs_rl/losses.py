@@ -60,6 +60,37 @@ def value_losses(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return error.square().mean(dim=0), error.mul(2 / len(error))
 
 
+def sac_policy_losses(actions: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
+    """Minus the mean value of the policy's own actions, one for each objective (SAC: Haarnoja et al. 2018, arXiv 1801.01290).
+
+    Each is linear in the actions, and agrees with -mean Q_i in value and gradient where they are: so m gradients by the policy
+    take one pass back through all critics at once, and not m.
+
+    Args:
+        actions: Of the policy, `[b, a]`, differentiable by its parameters.
+        values: Of these actions, `[k, b]`.
+        slopes: Derivatives of the values by the actions, `[k, b, a]`.
+
+    Returns:
+        `[k]`, differentiable by the policy's parameters.
+    """
+    change = (slopes * (actions - actions.detach())).sum(dim=2)
+    return -(values + change).mean(dim=1)
+
+
+def ensemble_losses(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Half the mean squared error of each critic, summed over each objective's k critics, in its normalised units.
+
+    Args:
+        predictions: `[m, k, b]`.
+        targets: `[m, b]`.
+
+    Returns:
+        `[m]`.
+    """
+    return 0.5 * (predictions - targets.unsqueeze(1)).square().mean(dim=2).sum(dim=1)
+
+
 def approximate_kl(log_ratio: Tensor) -> Tensor:
     """Low-variance estimate of KL(old || new) from the log ratio `[b]` (http://joschu.net/blog/kl-approx.html)."""
     return (log_ratio.exp() - 1 - log_ratio).mean()

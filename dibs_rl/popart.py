@@ -1,10 +1,12 @@
 """PopArt: a critic head per objective that learns in its own units, whatever those are.
 
 van Hasselt et al. 2016, "Learning values across many orders of magnitude", arXiv 1602.07714. Two departures, both for
-exact invariance to scale: statistics begin with the first batch (not at the constants 0 and 1), and nothing is added to a
-standard deviation; an objective whose targets never varied has standard deviation 0 and value equal to the mean.
+exact invariance to scale: statistics begin with the first batch in which an objective's targets vary (not at the constants
+0 and 1), and nothing is added to a standard deviation; an objective whose targets never varied has standard deviation 0 and
+value equal to the mean.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -23,10 +25,12 @@ def update_moments(moments: Moments, targets: Tensor, rate: float) -> Moments:
     """Moves the moments toward those of a batch of targets `[N, m]`.
 
     The first batch is taken whole, the next ones with step size `max(rate, 1/batches)`: a plain average that turns into
-    an exponential one. The variance is updated around the moving mean, which is stable where the mean is large.
+    an exponential one. An objective whose targets have not varied so far has its first batch before it: a small step toward a
+    sparse reward would make a unit in which that reward is huge. The variance is updated around the moving mean, which is
+    stable where the mean is large.
     """
     batches = moments.batches + 1
-    step = torch.clamp(1.0 / batches, min=rate)
+    step = torch.where(moments.std > 0, torch.clamp(1.0 / batches, min=rate), 1.0)
     rounding = 8 * torch.finfo(targets.dtype).eps
     targets = targets.double()
     delta = targets.mean(dim=0) - moments.mean
@@ -52,7 +56,7 @@ def unnormalise(units: Tensor, moments: Moments) -> Tensor:
 
 @torch.no_grad()
 def rescale_head(weight: Tensor, bias: Tensor, old: Moments, new: Moments) -> None:
-    """Changes a head `[m, h]`, `[m]` in place so that its outputs in the rewards' units stay what they were.
+    """Changes a head `[m, h]`, `[..., m]` in place so that its outputs in the rewards' units stay what they were.
 
     A head that had no units before (standard deviation 0: it has only ever said the mean) keeps its weights instead.
     """
@@ -63,24 +67,28 @@ def rescale_head(weight: Tensor, bias: Tensor, old: Moments, new: Moments) -> No
     bias.copy_((bias.double() * ratio + shift).to(bias.dtype))
 
 
-class PopArtHead(nn.Linear):
-    """A linear head `[h] -> [m]` with the moments of its targets. Called, it answers in the rewards' units.
+class PopArt(nn.Module, ABC):
+    """Mixin: a critic of m objectives that learns in units of its own, the moments of its targets.
 
-    Args:
-        features: Width h of the layer below.
-        objectives: Number of objectives m.
-        rate: Least step size of the moments.
-        enabled: Without PopArt the moments stay at mean 0 and standard deviation 1.
+    Attributes:
+        mean: Of each objective's targets, `[m]`.
+        std: Likewise; 0 where the targets have never varied.
+        batches: Batches absorbed, `[]`.
     """
 
     mean: Tensor
     std: Tensor
     batches: Tensor
 
-    def __init__(self, features: int, objectives: int, *, rate: float = 0.05, enabled: bool = True) -> None:
-        super().__init__(features, objectives)
-        self.rate = rate
-        self.enabled = enabled
+    def start_units(self, objectives: int, *, rate: float, enabled: bool) -> None:
+        """To be called once, at construction.
+
+        Args:
+            objectives: Their number m.
+            rate: Least step size of the moments.
+            enabled: Without PopArt the moments stay at mean 0 and standard deviation 1.
+        """
+        self.rate, self.enabled = rate, enabled
         self.register_buffer("mean", torch.zeros(objectives, dtype=torch.float64))
         self.register_buffer("std", torch.full((objectives,), 0.0 if enabled else 1.0, dtype=torch.float64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.float64))
@@ -90,28 +98,53 @@ class PopArtHead(nn.Linear):
         """The moments as they stand."""
         return Moments(self.mean, self.std, self.batches)
 
-    def normalised(self, features: Tensor) -> Tensor:
-        """Values in the head's own units, `[..., m]`: what is trained."""
-        return super().forward(features)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Values in the rewards' units, `[..., m]`."""
-        return self.unnormalise(self.normalised(features))
-
     def unnormalise(self, units: Tensor) -> Tensor:
-        """From the head's own units `[..., m]` to the rewards'."""
+        """From the critic's own units `[..., m]` to the rewards'."""
         return unnormalise(units, self.moments)
 
     def normalise(self, values: Tensor) -> Tensor:
-        """From the rewards' units `[..., m]` to the head's own."""
+        """From the rewards' units `[..., m]` to the critic's own."""
         return normalise(values, self.moments)
 
     @torch.no_grad()
     def absorb(self, targets: Tensor) -> None:
         """Takes a batch of value targets `[N, m]`, in the rewards' units, into the moments; outputs are preserved."""
-        if not self.enabled:
-            return
-        new = update_moments(self.moments, targets, self.rate)
-        rescale_head(self.weight, self.bias, self.moments, new)
-        for buffer, value in zip((self.mean, self.std, self.batches), new, strict=True):
+        if self.enabled:
+            self.change_units(update_moments(self.moments, targets, self.rate))
+
+    @torch.no_grad()
+    def change_units(self, new: Moments) -> None:
+        """Takes on other moments; outputs in the rewards' units are preserved."""
+        self._rescale(self.moments, new)
+        for buffer, value in zip(self.moments, new, strict=True):
             buffer.copy_(value)
+
+    @abstractmethod
+    def _rescale(self, old: Moments, new: Moments) -> None:
+        """`rescale_head` on the last layer."""
+
+
+class PopArtHead(PopArt, nn.Linear):
+    """A linear head `[h] -> [m]` with the moments of its targets. Called, it answers in the rewards' units.
+
+    Args:
+        features: Width h of the layer below.
+        objectives: Number of objectives m.
+        rate: Least step size of the moments.
+        enabled: Without PopArt the moments stay at mean 0 and standard deviation 1.
+    """
+
+    def __init__(self, features: int, objectives: int, *, rate: float = 0.05, enabled: bool = True) -> None:
+        super().__init__(features, objectives)
+        self.start_units(objectives, rate=rate, enabled=enabled)
+
+    def normalised(self, features: Tensor) -> Tensor:
+        """Values in the head's own units, `[..., m]`: what is trained."""
+        return nn.functional.linear(features, self.weight, self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Values in the rewards' units, `[..., m]`."""
+        return self.unnormalise(self.normalised(features))
+
+    def _rescale(self, old: Moments, new: Moments) -> None:
+        rescale_head(self.weight, self.bias, old, new)

@@ -38,6 +38,18 @@ def generalized_advantages(
     return advantages
 
 
+def td_targets(rewards: Tensor, next_values: Tensor, terminated: Tensor, gamma: float) -> Tensor:
+    """One-step targets r + gamma V(s') of the discounted return, per objective.
+
+    Args:
+        rewards: `[b, m]`.
+        next_values: Values of what followed, `[b, m]`, in the rewards' units.
+        terminated: Whether the step ended the episode by the task's own rules, `[b]` bool: nothing follows.
+        gamma: Discount factor.
+    """
+    return rewards + gamma * torch.where(terminated.unsqueeze(1), 0.0, next_values)
+
+
 def explained_variances(targets: Tensor, residuals: Tensor) -> Tensor:
     """Share of the variance of the value targets that the critic foresaw, `[..., m]` twice to `[m]`; NaN where there is none.
 

@@ -39,6 +39,7 @@ class RunFolder:
         self.cost_file = path / "cost.json"
         self.error_file = path / _ERROR
         self.checkpoints = path / "checkpoints"
+        self.replay_file = self.checkpoints / "replay_buffer.pt"
         self._lock_file = path / _LOCK
         self._lock = filelock.FileLock(self._lock_file)
 

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,16 @@ class Keeper(BaseCallback):
         folder: The run's.
         display: What the person sees.
         every: Environment steps between checkpoints.
+        with_replay: Whether the replay buffer is kept too.
 
     Attributes:
         stopped_by: Number of the signal that came; 0 for none.
     """
 
-    def __init__(self, folder: RunFolder, display: TrainingDisplay, every: int) -> None:
+    def __init__(self, folder: RunFolder, display: TrainingDisplay, every: int, *, with_replay: bool = False) -> None:
         super().__init__()
         self.stopped_by = 0
-        self._folder, self._display, self._every = folder, display, every
+        self._folder, self._display, self._every, self._with_replay = folder, display, every, with_replay
         self._meter = CostMeter(folder.cost())
         self._learnt_steps = 0  # steps of the rollouts that have been learnt from
         self._saved_at = -1
@@ -44,7 +46,8 @@ class Keeper(BaseCallback):
         self._learnt_steps = self.model.num_timesteps
         if self._learnt_steps - self._saved_at >= self._every:
             self.save()
-        self._show()
+        if self._display.due:
+            self._show()
 
     def _on_step(self) -> bool:
         return not self.stopped_by
@@ -70,12 +73,18 @@ class Keeper(BaseCallback):
     def save(self) -> None:
         """Saves a checkpoint; steps of a rollout that was cut short are not counted."""
         self.model.num_timesteps = self._saved_at = self._learnt_steps
-        self.model.save(self._folder.checkpoint_file(self._learnt_steps))
-        self.note_cost()
+        self._write(self._folder.checkpoint_file(self._learnt_steps))
         self._folder.drop_old_checkpoints()
 
-    def note_cost(self) -> None:
-        """Writes what the training has taken so far."""
+    def finish(self) -> None:
+        """Saves the finished model."""
+        self._write(self._folder.model_file)
+
+    def _write(self, file: Path) -> None:
+        """Saves the model, what goes with it, and what the training has taken so far."""
+        self.model.save(file)
+        if self._with_replay:
+            self.model.save_replay_buffer(self._folder.replay_file)  # type: ignore[attr-defined]
         self._folder.write_cost(self._meter.cost(self._learnt_steps))
 
     @contextmanager

@@ -11,10 +11,10 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 from torchjd.aggregation import Aggregator
 
-from dibs_rl.agents import SB3PPO, DiBSA2C, DiBSPPO
+from dibs_rl.agents import SB3PPO, DiBSA2C, DiBSPPO, DiBSSAC
 from dibs_rl.agents.learner import VectorLearner, preference_vector
 from dibs_rl.combiners import make_combiner
-from dibs_rl.config import A2CConfig, OnPolicyConfig, PPOConfig, RunConfig, parse_preference
+from dibs_rl.config import A2CConfig, OnPolicyConfig, PPOConfig, RunConfig, SACConfig, parse_preference
 from dibs_rl.envs import make
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import VectorRewardVecEnv
@@ -108,6 +108,23 @@ def _a2c(config: A2CConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
     return {**_on_policy(config, env), **own}
 
 
+def _sac(config: SACConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
+    updates = config.update_ratio * config.num_envs  # for each step of all worlds
+    policy = {"net_arch": list(config.hidden), "activation_fn": _ACTIVATIONS[config.activation], "popart": config.popart}
+    return {
+        "combiner": _combiner(config, env),
+        "train_freq": max(1, round(1 / updates)),
+        "gradient_steps": max(1, round(updates)),
+        "batch_size": config.batch_size,
+        "buffer_size": config.buffer_size,
+        "learning_starts": config.learning_starts,
+        "tau": config.tau,
+        "ent_coef": config.ent_coef,
+        "target_entropy": config.target_entropy,
+        "policy_kwargs": policy,
+    }
+
+
 def load_model(config: RunConfig, file: Path, env: VectorRewardVecEnv | None, device: str) -> Learner:
     """A learner from a file.
 
@@ -154,5 +171,6 @@ def choose_device(wanted: str, space: spaces.Space) -> str:
 _LEARNERS: dict[str, tuple[type[Learner], Callable[[Any, VectorRewardVecEnv], dict[str, Any]]]] = {
     "ppo": (DiBSPPO, _ppo),
     "a2c": (DiBSA2C, _a2c),
+    "sac": (DiBSSAC, _sac),
     "sb3-ppo": (SB3PPO, _sb3_ppo),
 }

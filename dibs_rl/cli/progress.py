@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+_DRAWING_INTERVAL = 0.1  # seconds between pictures in a terminal; rollouts may be shorter
 _PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal to draw in
 
 
@@ -27,6 +28,7 @@ class TrainingDisplay:
         self._objectives, self._total, self._start = objectives, total, start
         self._console = console
         self._started = self._last_line = time.monotonic()
+        self._last_update = 0.0
         self._returns: list[float] | None = None
         self._bar = Progress(
             TextColumn("steps"),
@@ -44,6 +46,11 @@ class TrainingDisplay:
         if self._live:
             self._live.start()
 
+    @property
+    def due(self) -> bool:
+        """Whether it has been a while since the last update."""
+        return time.monotonic() - self._last_update > _DRAWING_INTERVAL
+
     def update(self, steps: int, returns: list[float] | None) -> None:
         """Shows where the run is.
 
@@ -52,6 +59,7 @@ class TrainingDisplay:
             returns: Mean return of the last episodes for each objective; None before the first has ended.
         """
         self._returns = returns or self._returns
+        self._last_update = time.monotonic()
         speed = (steps - self._start) / max(time.monotonic() - self._started, 1e-9)
         shown = min(steps, self._total)
         self._bar.update(self._task, completed=shown, speed=f"{speed:,.0f}/s")

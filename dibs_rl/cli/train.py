@@ -11,6 +11,7 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
 from dibs_rl.agents.learner import VectorLearner
+from dibs_rl.agents.off_policy import VectorOffPolicy
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.cli.evaluate import evaluate_and_print
 from dibs_rl.cli.flags import parse, peek, print_line
@@ -25,7 +26,7 @@ from dibs_rl.progress_csv import ProgressCSV
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.vec_env import VectorRewardVecEnv
 
-_MAY_CHANGE = {"steps", "device", "workers", "threads", "checkpoint_every", "eval_episodes", "resume"}
+_MAY_CHANGE = {"steps", "device", "workers", "threads", "checkpoint_every", "eval_episodes", "resume", "save_replay_buffer"}
 
 
 def run(arguments: list[str]) -> int:
@@ -106,6 +107,8 @@ def _resume(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[Ru
     folder.lock()
     file = folder.newest_model() if folder.has_model else None  # None: it was killed before it had saved anything
     model = load_model(config, file, env, device) if file else build_model(config, env, device)
+    if isinstance(model, VectorOffPolicy):
+        _refill(model, folder)
     if file:  # worlds cannot be saved: their episodes start anew, with seeds that the run has not used yet
         env.seed(int(np.random.SeedSequence([config.seed, model.num_timesteps]).generate_state(1)[0]))
     if model.num_timesteps < config.steps:
@@ -113,6 +116,17 @@ def _resume(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[Ru
             print_line(line)
     _log_to(folder, model)
     return folder, model
+
+
+def _refill(model: VectorOffPolicy, folder: RunFolder) -> None:
+    if folder.replay_file.is_file():
+        model.load_replay_buffer(folder.replay_file)
+        print_line(f"Replay buffer: {len(model.replay_buffer):,} transitions.")
+    else:
+        print_line(
+            "The run kept no replay buffer (--save-replay-buffer): it fills anew, and learning goes on once it holds "
+            f"{model.learning_starts:,} transitions."
+        )
 
 
 def _log_to(folder: RunFolder, model: Learner) -> None:
@@ -152,7 +166,7 @@ def _learn(config: RunConfig, folder: RunFolder, model: Learner) -> int:
             folder.write_cost(CostMeter({}).cost(0))
         return 0
     display = TrainingDisplay(model.objectives, config.steps, model.num_timesteps, Console())
-    keeper = Keeper(folder, display, config.checkpoint_every)
+    keeper = Keeper(folder, display, config.checkpoint_every, with_replay=getattr(config, "save_replay_buffer", False))
     with keeper.obeying_signals():
         try:
             model.learn(left, callback=keeper, reset_num_timesteps=False, log_interval=1)
@@ -165,7 +179,6 @@ def _learn(config: RunConfig, folder: RunFolder, model: Learner) -> int:
         if keeper.stopped_by:
             keeper.save()
         if model.num_timesteps >= config.steps:
-            model.save(folder.model_file)
-            keeper.note_cost()
+            keeper.finish()
             return 0
         return keeper.stopped_by

@@ -1,0 +1,176 @@
+"""What all off-policy learners share: act, step, store, and a replay buffer for vector rewards."""
+
+import pickle
+import zipfile
+from collections import defaultdict, deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
+from stable_baselines3.common.utils import should_collect_more_steps
+from torch import Tensor
+
+from dibs_rl.agents.checks import check_observations, check_rewards
+from dibs_rl.agents.learner import VectorLearner
+from dibs_rl.agents.records import Log
+from dibs_rl.envs import as_vector_env
+from dibs_rl.errors import UserError
+from dibs_rl.files import atomic_write
+from dibs_rl.replay import VectorReplayBuffer
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
+
+_AVERAGED = 1000  # updates that a logged value is the mean of, at most
+
+
+class VectorOffPolicy(VectorLearner, OffPolicyAlgorithm):
+    """Mixin for SB3's off-policy learners with continuous actions: `VectorLearner` on a vector replay buffer.
+
+    Args:
+        policy: Name or class of the policy.
+        env: See `dibs_rl.envs.as_vector_env`.
+        gradient_steps: Updates behind each rollout; -1 for as many as it had environment steps, in all worlds together.
+        **kwargs: `VectorLearner`'s and SB3's.
+
+    Raises:
+        UserError: If the environment gives no vector reward, its actions are not continuous and bounded, or an argument cannot
+            be used with many rewards.
+    """
+
+    replay_buffer: VectorReplayBuffer  # type: ignore[assignment]
+    _log: Log
+
+    def __init__(self, policy: Any, env: Any, *, gradient_steps: int = -1, **kwargs: Any) -> None:
+        for refused in ("replay_buffer_class", "replay_buffer_kwargs", "optimize_memory_usage"):
+            if kwargs.get(refused):
+                raise UserError(f"{refused} cannot be changed: SB3's replay buffers hold scalar rewards.")
+        if kwargs.get("n_steps", 1) != 1:
+            raise UserError(f"n_steps is 1: returns of more steps are not there for many rewards; found {kwargs['n_steps']}.")
+        env = None if env is None else as_vector_env(env)
+        if env is not None:
+            _check_actions(env.action_space, type(self).__name__)
+        super().__init__(policy, env, gradient_steps=gradient_steps, **kwargs)
+
+    def _setup_model(self) -> None:
+        assert isinstance(self.action_space, spaces.Box)  # for the type checker
+        self.replay_buffer = VectorReplayBuffer(
+            self.buffer_size, self.observation_space, self.action_space, self.device, self.n_envs, len(self.objectives)
+        )
+        self._log = defaultdict(lambda: deque(maxlen=_AVERAGED))
+        super()._setup_model()
+
+    def collect_rollouts(  # type: ignore[override]
+        self,
+        env: VectorRewardVecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: VectorReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """Takes `train_freq` steps of every world into the buffer; a callback may stop it."""
+        self.policy.set_training_mode(False)
+        steps, first_episode, go_on = 0, self._episode_num, True
+        if self.use_sde:
+            self.actor.reset_noise(env.num_envs)  # type: ignore[operator]
+        callback.on_rollout_start()
+        obs = self._to_device(self._last_obs)
+        while go_on and should_collect_more_steps(train_freq, steps, self._episode_num - first_episode):
+            if self.use_sde and self.sde_sample_freq > 0 and steps % self.sde_sample_freq == 0:
+                self.actor.reset_noise(env.num_envs)  # type: ignore[operator]
+            obs, go_on = self._step_worlds(obs, env, callback, log_interval)
+            steps += 1
+        self._last_obs = map_obs(torch.clone, obs)  # a step's tensors are only lent
+        if go_on:
+            callback.on_rollout_end()
+        return RolloutReturn(steps * env.num_envs, self._episode_num - first_episode, go_on)
+
+    def _step_worlds(
+        self, obs: Obs, env: VectorRewardVecEnv, callback: BaseCallback, log_interval: int | None
+    ) -> tuple[Obs, bool]:
+        """Acts, steps and stores once; the next observations, and False if a callback stopped it.
+
+        Callbacks see its local variables under SB3's names.
+        """
+        check_observations(obs, self.num_timesteps // env.num_envs)
+        actions = self._choose_actions(obs, env.num_envs)
+        self.replay_buffer.add_decision(obs, actions)
+        step = env.step_tensors(self._inside_action_space(actions.view(-1, *(self.action_space.shape or ()))))
+        check_rewards(step.reward.unsqueeze(0), self.objectives, self.num_timesteps // env.num_envs)
+        self.replay_buffer.add_outcome(step)
+        self.num_timesteps += env.num_envs
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        rewards, dones, infos = step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
+        if dones.any():
+            check_observations(step.final_obs, self.num_timesteps // env.num_envs)
+            self._note_endings(env)
+        callback.update_locals(locals())
+        go_on = callback.on_step()
+        self._count_episodes(np.flatnonzero(dones), log_interval)
+        return self._to_device(step.obs), go_on
+
+    @torch.no_grad()
+    def _choose_actions(self, obs: Obs, n: int) -> Tensor:
+        """Actions `[n, a]`, each entry scaled to [-1, 1]: uniform ones at first, then the policy's."""
+        if self.num_timesteps < self.learning_starts and not (self.use_sde and self.use_sde_at_warmup):
+            drawn = self.policy.scale_action(np.stack([self.action_space.sample() for _ in range(n)]))
+            actions = torch.as_tensor(drawn, device=self.device).flatten(1)
+        else:
+            actions = self.actor(obs)
+        if self.action_noise is None:
+            return actions
+        noise = np.asarray(self.action_noise(), dtype=np.float32)
+        return (actions + torch.as_tensor(noise, device=self.device).reshape(n, -1)).clamp(-1, 1)
+
+    def _count_episodes(self, ended: np.ndarray, log_interval: int | None) -> None:
+        """Counts the episodes of the worlds that ended one, and writes the log after every `log_interval`-th."""
+        if not len(ended):
+            return
+        before, self._episode_num = self._episode_num, self._episode_num + len(ended)
+        if isinstance(self.action_noise, VectorizedActionNoise):
+            self.action_noise.reset(ended.tolist())
+        elif self.action_noise is not None:
+            self.action_noise.reset()
+        if log_interval is not None and before // log_interval != self._episode_num // log_interval:
+            self.dump_logs()
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Writes the log: the updates since the last time, averaged, beside the last episodes."""
+        if self._log:
+            self._record_updates(self._log)
+            self._log.clear()
+        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
+        super().dump_logs(iteration)
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """Saves what the replay buffer holds; the path only ever names a whole file."""
+        with atomic_write(Path(path)) as file:
+            torch.save(self.replay_buffer.state_dict(), file)
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Fills the replay buffer with what was saved, as far as there is room; the number of worlds may be another.
+
+        Raises:
+            UserError: If the file is not a whole replay buffer, or one of other spaces.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            raise UserError(f"The replay buffer {path} cannot be read: {type(error).__name__}: {error}") from None
+        self.replay_buffer.load_state_dict(state)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_log"]
+
+
+def _check_actions(space: spaces.Space, learner: str) -> None:
+    if not isinstance(space, spaces.Box):
+        raise UserError(f"{learner} acts in continuous spaces; found {space}: use PPO or A2C for it (--algo ppo, --algo a2c).")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(f"{learner} needs an action space with finite bounds; found {space}.")

@@ -1,0 +1,119 @@
+"""Storage of what has been experienced, for learners that learn from it again and again."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from dibs_rl.buffers import observation_storage, rows
+from dibs_rl.errors import UserError
+from dibs_rl.vec_env import Obs, Step, map_obs
+
+
+class Transitions(NamedTuple):
+    """Steps of any worlds and times, `[b, ...]` each.
+
+    Attributes:
+        obs: Observations acted on.
+        actions: Actions taken, each entry scaled to [-1, 1], `[b, a]`.
+        rewards: `[b, m]`.
+        next_obs: Observations the steps led to; of an episode that ended, its last.
+        terminated: Whether nothing follows, `[b]` bool. An episode that was cut off by a limit goes on behind it.
+    """
+
+    obs: Obs
+    actions: Tensor
+    rewards: Tensor
+    next_obs: Obs
+    terminated: Tensor
+
+
+class VectorReplayBuffer:
+    """The newest transitions of n worlds with m rewards. Where it is full, the oldest make room.
+
+    Args:
+        buffer_size: Transitions it holds, rounded down to a whole number of steps of all worlds.
+        observation_space: Space of one world's observation.
+        action_space: Space of one world's action.
+        device: Where the tensors live.
+        n_envs: Worlds n.
+        reward_dim: Rewards m.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        device: torch.device | str = "cpu",
+        n_envs: int = 1,
+        reward_dim: int = 1,
+    ) -> None:
+        self.n_envs = n_envs
+        self.capacity = max(buffer_size // n_envs, 1) * n_envs
+        self.device = torch.device(device)
+        self._stored = Transitions(
+            observation_storage(observation_space, self._storage),
+            self._storage(int(np.prod(action_space.shape))),
+            self._storage(reward_dim),
+            observation_storage(observation_space, self._storage),
+            self._storage(dtype=torch.bool),
+        )
+        self._pos = self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add_decision(self, obs: Obs, actions: Tensor) -> None:
+        """Copies in what was seen `[n, ...]` and decided `[n, a]`, before the worlds move on."""
+        here = slice(self._pos, self._pos + self.n_envs)
+        map_obs(lambda stored, new: stored[here].copy_(new), self._stored.obs, obs)
+        self._stored.actions[here].copy_(actions)
+
+    def add_outcome(self, step: Step) -> None:
+        """Copies in what came of it."""
+        here = slice(self._pos, self._pos + self.n_envs)
+        self._stored.rewards[here].copy_(step.reward)
+        map_obs(lambda stored, new: stored[here].copy_(new), self._stored.next_obs, step.final_obs)
+        self._stored.terminated[here].copy_(step.terminated)
+        self._pos = (self._pos + self.n_envs) % self.capacity
+        self._size = min(self._size + self.n_envs, self.capacity)
+
+    def sample(self, size: int) -> Transitions:
+        """Draws transitions at random, with replacement, by numpy's global generator, as SB3's buffers do."""
+        index = torch.from_numpy(np.random.randint(0, self._size, size=size)).to(self.device)
+        return self._map(lambda stored: rows(stored, index))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is stored, oldest first, as tensors."""
+        order = torch.arange(self._pos - self._size, self._pos, device=self.device) % self.capacity
+        return self._map(lambda stored: rows(stored, order))._asdict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes the newest transitions of another buffer, as many as fit; its worlds may have been more or fewer.
+
+        Raises:
+            UserError: If they are of other observations, actions or rewards.
+        """
+        given = Transitions(**state)
+        size = min(len(given.rewards), self.capacity) // self.n_envs * self.n_envs
+        newest = slice(len(given.rewards) - size, None)
+        for name, stored, new in zip(Transitions._fields, self._stored, given, strict=True):
+            if _shapes(stored) != _shapes(new):
+                raise UserError(f"The replay buffer holds {name} of shape {_shapes(new)}; the model has {_shapes(stored)}.")
+            map_obs(lambda part, new_part: part[:size].copy_(new_part[newest]), stored, new)
+        self._size, self._pos = size, size % self.capacity
+
+    def _map(self, function: Any) -> Transitions:
+        return Transitions(*(map_obs(function, part) for part in self._stored))
+
+    def _storage(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Not filled: the operating system gives the memory when it is first written to."""
+        return torch.empty(self.capacity, *shape, dtype=dtype, device=self.device)
+
+
+def _shapes(stored: Obs) -> Any:
+    """Shapes of one sample's parts."""
+    return map_obs(lambda part: list(part.shape[1:]), stored)
