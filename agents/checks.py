@@ -37,10 +37,11 @@ def check_observations(obs: Obs, step: int) -> None:
         NonFiniteError: If an entry is NaN or infinite; it names environment and step.
     """
     for part in obs.values() if isinstance(obs, dict) else [obs]:
-        bad = (~torch.isfinite(part)).flatten(1).any(dim=1).nonzero().flatten().tolist()
-        if bad:
+        finite = torch.isfinite(part)
+        if not finite.all():
+            bad = int((~finite.reshape(len(part), -1).all(dim=1)).nonzero()[0])
             raise NonFiniteError(
-                f"The observation of environment {bad[0]} is not finite before its step {step}; mend the environment."
+                f"The observation of environment {bad} is not finite before its step {step}; mend the environment."
             )
 
 

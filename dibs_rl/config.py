@@ -172,8 +172,9 @@ class SACConfig(RunConfig):
     """Environment steps with random actions before the first update."""
     tau: Fraction = 0.005
     """Share of the critic that goes into its target at each gradient step."""
-    ent_coef: Literal["auto"] | NotNegative = "auto"
-    """Temperature of the entropy, relative to a combined gradient of norm at most 1; auto to hold a target entropy."""
+    ent_coef: Annotated[str, Field(pattern=r"^(auto(_\d+(\.\d+)?)?|\d+(\.\d+)?(e-?\d+)?)$")] = "auto_0.1"
+    """Temperature of the entropy, relative to a combined gradient of norm at most 1: a number, or auto_0.1 to start there and
+    be tuned for a target entropy. SB3's start of 1 is of rewards' size; beside a unit it would drown the rewards for long."""
     target_entropy: Literal["auto"] | Annotated[float, Field(allow_inf_nan=False)] = "auto"
     """Entropy of the policy that the temperature is tuned for; auto for minus the number of action entries."""
     save_replay_buffer: bool = False

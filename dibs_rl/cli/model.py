@@ -119,7 +119,7 @@ def _sac(config: SACConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
         "buffer_size": config.buffer_size,
         "learning_starts": config.learning_starts,
         "tau": config.tau,
-        "ent_coef": config.ent_coef,
+        "ent_coef": config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
         "target_entropy": config.target_entropy,
         "policy_kwargs": policy,
     }
