@@ -174,6 +174,13 @@ def test_sums_act_on_advantages_and_then_on_one_row(name: str) -> None:
     assert isinstance(rest, Sum)
 
 
+def test_sums_weigh_values_that_are_counted_in_their_own_units() -> None:
+    """Units divide out of a normalised sum, but for an objective that has none yet; a plain sum counts in rewards."""
+    units = torch.tensor([10.0, 0.0, 0.5])
+    assert_close(make_combiner("norm-sum", preference=[1.0, 2.0, 3.0]).weights_in(units), torch.tensor([1.0, 0.0, 3.0]))
+    assert_close(make_combiner("weighted-sum", preference=[1.0, 2.0, 3.0]).weights_in(units), torch.tensor([10.0, 0.0, 1.5]))
+
+
 def test_other_combiners_act_on_gradients_alone() -> None:
     combiner = make_combiner("dibs")
     assert split_scalarisation(combiner) == (None, combiner)

@@ -1,4 +1,4 @@
-"""PPO's and A2C's losses by hand, and their companions for the log against autograd and closed forms."""
+"""PPO's, A2C's and SAC's losses by hand, and their companions for the log against autograd and closed forms."""
 
 import pytest
 import torch
@@ -6,7 +6,14 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from dibs_rl.losses import a2c_policy_losses, approximate_kl, ppo_policy_losses, value_losses
+from dibs_rl.losses import (
+    a2c_policy_losses,
+    approximate_kl,
+    ensemble_losses,
+    ppo_policy_losses,
+    sac_policy_losses,
+    value_losses,
+)
 
 F32, F64 = torch.float32, torch.float64
 
@@ -149,3 +156,25 @@ def test_a2c_is_ppo_at_ratio_one() -> None:
     log_ratio, advantages = random_batch()
     ppo = ppo_policy_losses(torch.zeros_like(log_ratio), advantages, 0.2)
     assert_close(a2c_policy_losses(log_ratio, advantages).slopes, ppo.slopes)
+
+
+def test_sacs_losses_are_minus_the_values_of_the_policys_actions() -> None:
+    """Values Q_1 = a b, Q_2 = a^2 at actions (a, b) that depend on theta: value and gradient by the chain rule."""
+    theta = torch.tensor([0.5, -2.0], dtype=F64, requires_grad=True)
+    states = torch.tensor([[1.0], [3.0]], dtype=F64)
+    actions = theta * states
+    a, b = actions.detach().unbind(dim=1)
+    values, slopes = torch.stack([a * b, a.square()]), torch.stack([torch.stack([b, a], 1), torch.stack([2 * a, 0 * a], 1)])
+    losses = sac_policy_losses(actions, values, slopes)
+    exact = -torch.stack([actions.prod(dim=1), actions[:, 0].square()]).mean(dim=1)
+    assert_close(losses, exact)
+    for found, expected in zip(losses, exact, strict=True):
+        gradients = [torch.autograd.grad(loss, theta, retain_graph=True)[0] for loss in (found, expected)]
+        assert_close(*gradients)
+
+
+def test_an_ensembles_loss_by_hand() -> None:
+    """Objective 1: members 1, 3 and 2, 2 against targets 1, 1: ((0 + 4) + (1 + 1)) / 2 / 2. Objective 2: all right."""
+    predictions = torch.tensor([[[1.0, 3.0], [2.0, 2.0]], [[5.0, 6.0], [5.0, 6.0]]], dtype=F64)
+    targets = torch.tensor([[1.0, 1.0], [5.0, 6.0]], dtype=F64)
+    assert_close(ensemble_losses(predictions, targets), torch.tensor([1.5, 0.0], dtype=F64))

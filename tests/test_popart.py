@@ -46,6 +46,19 @@ def test_first_batch_is_taken_whole() -> None:
     assert moments.batches == 1
 
 
+def test_the_first_batch_that_varies_is_taken_whole() -> None:
+    """An objective that has only ever said 7 has no units yet: its first real batch makes them, and the others go on."""
+    moments = Moments(*torch.zeros(3, 2, dtype=F64))
+    for k in range(100):
+        moments = update_moments(moments, torch.stack([normal(20, seed=k), torch.full((20,), 7.0, dtype=F64)], dim=1), 0.01)
+    assert moments.std[1] == 0
+    targets = normal(20, 2, seed=200)
+    later = update_moments(moments, targets, rate=0.01)
+    assert_close(later.mean[1], targets[:, 1].mean())
+    assert_close(later.std[1], targets[:, 1].std(correction=0))
+    assert_close(later.mean[0], moments.mean[0] + 0.01 * (targets[:, 0].mean() - moments.mean[0]), rtol=0.01, atol=1e-3)
+
+
 def test_second_batch_by_hand() -> None:
     """First batch 0, 2 (mean 1, variance 1), second 4, 8 (mean 6, variance 4), each weighing a half.
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 from torch.testing import assert_close
 
-from dibs_rl.returns import explained_variances, generalized_advantages, normalise_columns
+from dibs_rl.returns import explained_variances, generalized_advantages, normalise_columns, td_targets
 
 F32, F64 = torch.float32, torch.float64
 properties = settings(deadline=None, max_examples=50, derandomize=True)
@@ -271,3 +271,15 @@ def test_no_rows_and_inputs_left_alone() -> None:
     before = columns.clone()
     normalise_columns(columns)
     assert torch.equal(columns, before)
+
+
+def test_td_targets_by_hand() -> None:
+    """r + 0.9 V' = 1 + 1.8 and -1 + 0.9 * 100; nothing follows a termination, not even a value that is not a number."""
+    rewards = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
+    next_values = torch.tensor([[2.0, 100.0], [float("inf"), float("nan")]])
+    found = td_targets(rewards, next_values, torch.tensor([False, True]), 0.9)
+    torch.testing.assert_close(found, torch.tensor([[2.8, 89.0], [1.0, -1.0]]))
+
+
+def test_explained_variance_of_one_sample_is_unknown() -> None:
+    assert explained_variances(torch.ones(1, 1, 2), torch.zeros(1, 1, 2)).isnan().all()

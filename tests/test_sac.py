@@ -157,7 +157,7 @@ def test_entropy_comes_after_bargaining():
         rows = logged(make(scales=(2.0**30, 1.0), ent_coef=ent_coef), 480)
         entropies[ent_coef] = rows[-1]["train/entropy"]
     assert entropies[1e3] > 1.2  # of at most log 4 = 1.39 for two actions in [-1, 1]
-    assert entropies[1e3] > entropies[0.0] + 0.3
+    assert entropies[1e3] > entropies[0.0] + 0.15
 
 
 def test_objective_without_reward_has_no_vote():
