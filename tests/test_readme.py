@@ -24,11 +24,11 @@ def test_commands_of_the_readme_exist():
     import dataclasses
 
     from dibs_rl.cli.main import COMMANDS
-    from dibs_rl.config import PPOConfig
+    from dibs_rl.config import ALGORITHMS
 
     lines = re.findall(r"^dibs-rl (.*?)(?:#.*)?$", README, flags=re.MULTILINE)
     assert lines
-    flags = {field.name.replace("_", "-") for field in dataclasses.fields(PPOConfig)}
+    flags = {field.name.replace("_", "-") for cls in ALGORITHMS.values() for field in dataclasses.fields(cls)}
     for line in lines:
         assert line.split()[0] in COMMANDS
         if line.startswith("train"):
