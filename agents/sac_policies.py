@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.sac.policies import CnnPolicy, MultiInputPolicy, SACPolicy
 from torch import Tensor, nn
@@ -38,8 +39,8 @@ class VectorQ(BaseModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        actions = int(torch.tensor(self.action_space.shape).prod())
-        self.ensemble = QEnsemble(features_dim + actions, net_arch, activation_fn, **ensemble)
+        inputs = features_dim + get_action_dim(self.action_space)
+        self.ensemble = QEnsemble(inputs, net_arch, activation_fn, **ensemble)
 
     def forward(self, obs: Obs, actions: Tensor) -> Tensor:
         """Values `[k, b, m]` in the rewards' units, of actions `[b, a]` scaled to [-1, 1]."""
