@@ -1,6 +1,5 @@
 """DiBS-PPO: parity with SB3 at m = 1, reproducibility, spaces, errors; invariance has a file of its own."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
