@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torchjd.aggregation import Aggregator, WeightedAggregator
+from torchjd.aggregation import Aggregator
 
 from dibs_rl.agents.persistence import Persistent
 from dibs_rl.agents.records import Log, Records
-from dibs_rl.combiners import AdvantageSum, follow_jacobian, make_combiner, split_scalarisation
+from dibs_rl.combiners import AdvantageSum, combine, make_combiner, split_scalarisation
 from dibs_rl.diagnostics import describe_bargain
 from dibs_rl.envs import as_vector_env
 from dibs_rl.errors import UserError
@@ -92,13 +92,7 @@ class VectorLearner(Records, Persistent):
 
     def _combine(self, jacobian: Tensor, log: Log | None) -> tuple[Tensor, Tensor | None]:
         """The direction `[p]`, and the weights `[k]` it is made with where the combiner has any; a log is told, if given."""
-        follow_jacobian(self._aggregator, jacobian)
-        weights: Tensor | None = None
-        if isinstance(self._aggregator, WeightedAggregator):
-            weights = self._aggregator.weighting(jacobian)
-            direction = weights @ jacobian
-        else:
-            direction = self._aggregator(jacobian)
+        direction, weights = combine(self._aggregator, jacobian)
         if log is not None:
             log["bargain"].append(describe_bargain(jacobian, direction, weights, self._rows))
         return direction, weights

@@ -12,13 +12,16 @@ __version__ = "0.1.0"
 _HOME = {
     "DiBS": "bargaining",
     "DiBSWeighting": "bargaining",
+    "combined_backward": "backward",
     "dibs_weights": "bargaining",
     "make_combiner": "combiners",
     "objective_jacobian": "gradients",
+    "write_combined_gradient": "backward",
     "write_gradient": "gradients",
 }
 
 if TYPE_CHECKING:
+    from dibs_rl.backward import combined_backward, write_combined_gradient
     from dibs_rl.bargaining import DiBS, DiBSWeighting, dibs_weights
     from dibs_rl.combiners import make_combiner
     from dibs_rl.gradients import objective_jacobian, write_gradient
@@ -27,9 +30,11 @@ __all__ = [
     "DiBS",
     "DiBSWeighting",
     "__version__",
+    "combined_backward",
     "dibs_weights",
     "make_combiner",
     "objective_jacobian",
+    "write_combined_gradient",
     "write_gradient",
 ]
 

@@ -78,12 +78,27 @@ def unit_rows(jacobian: Tensor, objectives: Sequence[str] | None = None) -> tupl
     Raises:
         NonFiniteError: If a row holds a NaN or an infinity; it names the objectives.
     """
-    largest = jacobian.abs().amax(dim=1, keepdim=True) if jacobian.shape[1] else jacobian.new_zeros(len(jacobian), 1)
-    _check_finite(largest.flatten(), objectives)
+    largest = check_finite(jacobian, objectives).unsqueeze(1)
     shrink = unit_power(largest)  # squares of 1e-30 vanish in float32
     scaled = jacobian * shrink
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled / _positive_or_one(length), (length / shrink).flatten()
+
+
+def check_finite(jacobian: Tensor, objectives: Sequence[str] | None = None) -> Tensor:
+    """The largest absolute value in each row of the Jacobian, `[m]`.
+
+    Raises:
+        NonFiniteError: If a row holds a NaN or an infinity; it names the objectives.
+    """
+    largest = jacobian.abs().amax(dim=1) if jacobian.shape[1] else jacobian.new_zeros(len(jacobian))
+    finite = torch.isfinite(largest)
+    if finite.all():
+        return largest
+    bad = [i for i, good in enumerate(finite.tolist()) if not good]
+    named = objectives is not None and len(objectives) == len(finite)
+    names = ", ".join(objectives[i] if objectives and named else f"row {i}" for i in bad)
+    raise NonFiniteError(f"The gradient of each objective must be finite; found NaN or infinity in that of {names}.")
 
 
 def cosines(units: Tensor) -> Tensor:
@@ -161,12 +176,13 @@ class DiBS(WeightedAggregator):
 
     @torch.no_grad()
     def forward(self, jacobian: Tensor, /) -> Tensor:
-        """Combines the rows."""
-        weights = self.weighting(jacobian)  # called as a module: TorchJD reads the weights with a hook on it
-        if weights.isfinite().all():
-            return weights @ jacobian
-        units, _ = unit_rows(jacobian, self.objectives)  # a row so small that its weight overflows
-        return self.gramian_weighting(cosines(units)).to(units.dtype) @ units
+        """Combines the rows, in their own precision also where autocast would lower it."""
+        with torch.autocast(jacobian.device.type, enabled=False):
+            weights = self.weighting(jacobian)  # called as a module: TorchJD reads the weights with a hook on it
+            if weights.isfinite().all():
+                return weights @ jacobian
+            units, _ = unit_rows(jacobian, self.objectives)  # a row so small that its weight overflows
+            return self.gramian_weighting(cosines(units)).to(units.dtype) @ units
 
     def __repr__(self) -> str:
         return f"DiBS({', '.join(f'{key}={value!r}' for key, value in self._settings.items() if value is not None)})"
@@ -191,16 +207,6 @@ def positive_weights(preference: Tensor | Sequence[float], m: int | None = None,
 def _positive_or_one(value: Tensor) -> Tensor:
     """A divisor that leaves an exact zero alone and adds no epsilon to anything else."""
     return torch.where(value > 0, value, torch.ones_like(value))
-
-
-def _check_finite(row_extremes: Tensor, objectives: Sequence[str] | None) -> None:
-    finite = torch.isfinite(row_extremes)
-    if finite.all():
-        return
-    bad = [i for i, good in enumerate(finite.tolist()) if not good]
-    named = objectives is not None and len(objectives) == len(finite)
-    names = ", ".join(objectives[i] if objectives and named else f"row {i}" for i in bad)
-    raise NonFiniteError(f"The gradient of each objective must be finite; found NaN or infinity in that of {names}.")
 
 
 def _checked_cosine(cosine: Tensor) -> Tensor:

@@ -174,6 +174,23 @@ def follow_jacobian(combiner: Aggregator, jacobian: Tensor) -> None:
         combiner.pref_vector = preference.to(jacobian)
 
 
+def combine(combiner: Aggregator, jacobian: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Combines the rows of a Jacobian `[m, p]`.
+
+    Returns:
+        The direction `[p]`, and the weights `[m]` on the rows that it is made with, where the combiner has any.
+    """
+    follow_jacobian(combiner, jacobian)
+    if not isinstance(combiner, WeightedAggregator):
+        return combiner(jacobian), None
+    weights: list[Tensor] = []
+    handle = combiner.weighting.register_forward_hook(lambda _weighting, _inputs, output: weights.append(output))
+    try:
+        return combiner(jacobian), weights[0]
+    finally:
+        handle.remove()
+
+
 def split_scalarisation(combiner: Aggregator) -> tuple[AdvantageSum | None, Aggregator]:
     """The sum that a learner takes before any gradient, if its combiner is one, and what combines the gradients then."""
     return (combiner, Sum()) if isinstance(combiner, AdvantageSum) else (None, combiner)

@@ -13,48 +13,61 @@ def objective_jacobian(losses: Tensor | Sequence[Tensor], params: Iterable[Tenso
 
     Args:
         losses: The m losses, a tensor `[m]` or a sequence of scalars.
-        params: Parameters with `requires_grad`, of any shapes, on one device. A parameter that a loss does not reach
-            contributes zeros to that loss's row.
+        params: Parameters of any shapes, on one device. Frozen ones (without `requires_grad`) are passed over, and one that
+            is given twice counts once. A parameter that a loss does not reach contributes zeros to that loss's row.
         retain_graph: Keep the graph for another backward pass, of an entropy bonus for example.
 
     Returns:
-        The Jacobian J, shape `[m, p]`, where p counts the entries of all parameters in the order given.
+        The Jacobian J, shape `[m, p]`, where p counts the entries of all parameters in the order given; in float32 at least,
+        whatever the parameters are kept in.
 
     Raises:
-        UserError: If there is no loss or no parameter, if a loss is not a scalar or has no graph, or if the parameters are
-            on more than one device.
+        UserError: If there is no loss or no parameter that is not frozen, if a loss is not a scalar or has no graph, if the
+            parameters are on more than one device, or if a compiled module cannot be differentiated more than once.
     """
+    return jacobian_and_reach(losses, trainable(params), retain_graph=retain_graph)[0]
+
+
+def jacobian_and_reach(
+    losses: Tensor | Sequence[Tensor], params: Sequence[Tensor], *, retain_graph: bool = False
+) -> tuple[Tensor, list[bool]]:
+    """`objective_jacobian` of parameters that need a gradient, and whether any loss reaches each of them."""
     rows = list(losses.reshape(1) if isinstance(losses, Tensor) and losses.dim() == 0 else losses)
-    params = list(params)
     _check_losses(rows)
     _check_params(params)
     jacobian = rows[0].new_zeros(len(rows), sum(p.numel() for p in params), dtype=_common_dtype(params))
+    reached = [False] * len(params)
     last = len(rows) - 1
     for i, loss in enumerate(rows):
-        keep = retain_graph or i < last
-        gradients = torch.autograd.grad(loss, params, retain_graph=keep, allow_unused=True)
-        for part, gradient in zip(split_like(jacobian[i], params), gradients, strict=True):
+        gradients = _differentiate(loss, params, retain_graph=retain_graph or i < last)
+        for j, (part, gradient) in enumerate(zip(split_like(jacobian[i], params), gradients, strict=True)):
             if gradient is not None:
-                part.copy_(gradient)
-    return jacobian
+                part.copy_(gradient.to_dense() if gradient.is_sparse else gradient)
+                reached[j] = True
+    return jacobian, reached
 
 
 def write_gradient(params: Iterable[Tensor], vector: Tensor) -> None:
     """Puts a flat vector into the parameters' `.grad`, replacing what was there.
 
     Args:
-        params: The parameters, in the order in which they were given to `objective_jacobian`.
+        params: The parameters, in the order in which they were given to `objective_jacobian`; frozen ones are passed over.
         vector: Shape `[p]`. What an optimiser subtracts: a combination of the *loss* gradients.
 
     Raises:
         UserError: If the number of entries differs.
     """
-    params = list(params)
+    params = trainable(params)
     size = sum(p.numel() for p in params)
     if vector.shape != (size,):
         raise UserError(f"The parameters have {size} entries in all; found a vector of shape {list(vector.shape)}.")
     for param, part in zip(params, split_like(vector, params), strict=True):
         param.grad = part.to(param.dtype).clone()
+
+
+def trainable(params: Iterable[Tensor]) -> list[Tensor]:
+    """The parameters that are not frozen, each once, in the order given."""
+    return list({id(p): p for p in params if p.requires_grad}.values())
 
 
 def flat_gradient(params: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -69,9 +82,21 @@ def split_like(vector: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(p.shape) for piece, p in zip(pieces, params, strict=True)]
 
 
+def _differentiate(loss: Tensor, params: Sequence[Tensor], *, retain_graph: bool) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(loss, params, retain_graph=retain_graph, allow_unused=True)
+    except RuntimeError as error:
+        if "donated buffer" not in str(error):
+            raise
+        raise UserError(
+            "The compiled module gave away memory that the second objective's gradient needs: set "
+            "torch._functorch.config.donated_buffer = False before torch.compile, or compile with backend='aot_eager'."
+        ) from error
+
+
 def _common_dtype(params: Sequence[Tensor]) -> torch.dtype:
-    dtype = params[0].dtype
-    for param in params[1:]:
+    dtype = torch.float32  # a norm over bfloat16 would have two digits
+    for param in params:
         dtype = torch.promote_types(dtype, param.dtype)
     return dtype
 
@@ -91,10 +116,7 @@ def _check_losses(losses: Sequence[Tensor]) -> None:
 
 def _check_params(params: Sequence[Tensor]) -> None:
     if not params:
-        raise UserError("There must be at least one parameter to differentiate with respect to; found none.")
-    frozen = [i for i, p in enumerate(params) if not p.requires_grad]
-    if frozen:
-        raise UserError(f"Every parameter needs requires_grad; found {len(frozen)} frozen (first: number {frozen[0]}).")
+        raise UserError("There must be at least one parameter that needs a gradient (requires_grad); found none.")
     devices = sorted({str(p.device) for p in params})
     if len(devices) > 1:
         raise UserError(f"All parameters must be on one device; found {', '.join(devices)}.")

@@ -216,11 +216,18 @@ def test_no_parameters() -> None:
         objective_jacobian([_parameter().sum()], [])
 
 
-def test_frozen_parameters() -> None:
-    parameter = _parameter()
-    frozen = [torch.ones(1), torch.ones(2)]
-    with pytest.raises(UserError, match=r"found 2 frozen \(first: number 1\)"):
-        objective_jacobian([parameter.sum()], [parameter, *frozen])
+def test_frozen_parameters_are_passed_over() -> None:
+    """By hand: the columns are those of the parameter that is not frozen, twice given or not."""
+    parameter, frozen = _parameter(), torch.ones(2)
+    assert objective_jacobian([5 * parameter.sum()], [frozen, parameter, frozen, parameter]).tolist() == [[5, 5, 5]]
+    write_gradient([frozen, parameter], torch.tensor([1.0, 2.0, 3.0]))
+    assert parameter.grad.tolist() == [1, 2, 3]
+    assert frozen.grad is None
+
+
+def test_nothing_but_frozen_parameters() -> None:
+    with pytest.raises(UserError, match="at least one parameter that needs a gradient"):
+        objective_jacobian([_parameter().sum()], [torch.ones(1), torch.ones(2)])
 
 
 def test_parameters_on_two_devices() -> None:

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLIC = "DiBS, DiBSWeighting, dibs_weights, objective_jacobian, write_gradient, make_combiner"
+PUBLIC = (
+    "DiBS, DiBSWeighting, combined_backward, dibs_weights, objective_jacobian, write_combined_gradient, write_gradient, "
+    "make_combiner"
+)
 HEAVY = {"gymnasium", "stable_baselines3", "mujoco", "torchjd", "mo_gymnasium"}
 from_folders = pytest.mark.parametrize("at_root", [True, False], ids=["repository root", "elsewhere"])
 
