@@ -1,7 +1,7 @@
 """Learners in the manner of Stable-Baselines3, for many rewards."""
 
 from dibs_rl.agents.a2c import DiBSA2C
-from dibs_rl.agents.callbacks import VectorEvalCallback
+from dibs_rl.agents.callbacks import MOEvalCallback
 from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, VectorCritic
 from dibs_rl.agents.ppo import DiBSPPO
 from dibs_rl.agents.sac import DiBSSAC
@@ -13,8 +13,8 @@ __all__ = [
     "DiBSA2C",
     "DiBSPPO",
     "DiBSSAC",
+    "MOEvalCallback",
     "MlpPolicy",
     "MultiInputPolicy",
     "VectorCritic",
-    "VectorEvalCallback",
 ]

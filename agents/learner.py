@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 from torchjd.aggregation import Aggregator
 
@@ -12,7 +13,7 @@ from dibs_rl.agents.persistence import Persistent
 from dibs_rl.agents.records import Log, Records
 from dibs_rl.combiners import AdvantageSum, combine, make_combiner, split_scalarisation
 from dibs_rl.diagnostics import describe_bargain
-from dibs_rl.envs import as_vector_env
+from dibs_rl.envs import as_vector_env, normalization_of
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
 
@@ -84,6 +85,10 @@ class VectorLearner(Records, Persistent):
         env = as_vector_env(env)
         self._check_objectives(env)
         super().set_env(env, force_reset)
+
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """The `VecNormalize` around the environment, if any: SB3's checkpoints keep its statistics."""
+        return None if self.env is None else normalization_of(self.env)
 
     @property
     def _rows(self) -> tuple[str, ...]:

@@ -22,11 +22,13 @@ class Episodes(NamedTuple):
         objectives: Names of the m rewards.
         returns: Undiscounted sums of the rewards, before any transform, `[episodes, m]`.
         lengths: Steps, `[episodes]`.
+        successes: Whether each succeeded, `[episodes]`, where the environment says so (`is_success` in the last info).
     """
 
     objectives: tuple[str, ...]
     returns: np.ndarray
     lengths: np.ndarray
+    successes: np.ndarray = np.zeros(0, bool)
 
     def summary(self) -> dict[str, Any]:
         """Mean, standard deviation, least and greatest return of each objective, as plain numbers."""
@@ -66,6 +68,7 @@ def evaluate(
     played = np.zeros(env.num_envs, dtype=int)
     returns: list[Sequence[float]] = []
     lengths: list[int] = []
+    successes: list[bool] = []
     obs = env.reset(seed)
     while (played < quota).any():
         actions, _ = policy.predict(obs, deterministic=deterministic)
@@ -74,5 +77,7 @@ def evaluate(
             episode = infos[i]["episode"]
             returns.append(episode["r"])
             lengths.append(episode["l"])
+            if "is_success" in infos[i]:
+                successes.append(bool(infos[i]["is_success"]))
             played[i] += 1
-    return Episodes(env.objectives, np.array(returns), np.array(lengths))
+    return Episodes(env.objectives, np.array(returns), np.array(lengths), np.array(successes, dtype=bool))

@@ -6,17 +6,21 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from dibs_rl.envs.badscale import BADSCALE, base_and_transform
 from dibs_rl.envs.batch_backend import BatchVecEnv, batch_installed
 from dibs_rl.envs.factories import factory_of
 from dibs_rl.envs.gym_backend import GymVecEnv
+from dibs_rl.envs.gymnasium_adapter import GymnasiumVecEnvAdapter
+from dibs_rl.envs.gymnasium_vector import GymnasiumVectorEnv
 from dibs_rl.envs.registry import SPECS, EnvSpec, objective_names, resolve_id
 from dibs_rl.envs.reward_terms import RewardTerms, parse_terms
 from dibs_rl.envs.sb3_adapter import SB3VecEnvAdapter
 from dibs_rl.envs.scaling import TransformedEnv, transform_rewards
 from dibs_rl.envs.tasks import TASKS
+from dibs_rl.envs.vec_monitor import MOVecMonitor
+from dibs_rl.envs.vec_normalize import MOVecNormalize, normalization_of
 from dibs_rl.envs.worlds import probe
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Step, VectorRewardVecEnv
@@ -28,6 +32,10 @@ __all__ = [
     "BatchVecEnv",
     "EnvSpec",
     "GymVecEnv",
+    "GymnasiumVecEnvAdapter",
+    "GymnasiumVectorEnv",
+    "MOVecMonitor",
+    "MOVecNormalize",
     "RewardTerms",
     "SB3VecEnvAdapter",
     "Step",
@@ -36,6 +44,7 @@ __all__ = [
     "as_vector_env",
     "base_and_transform",
     "make",
+    "normalization_of",
     "objective_names",
     "resolve_id",
     "transform_rewards",
@@ -118,7 +127,8 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
 
     Args:
         env: A vector-reward environment; an id (one world); a Gymnasium environment; a factory of one or a list of
-            factories (a world each); or an SB3 `VecEnv` whose reward is a vector or whose infos hold one.
+            factories (a world each); an SB3 `VecEnv`, or a vector environment of Gymnasium's or MO-Gymnasium's, whose reward
+            is a vector or whose infos hold one.
         device: Where the tensors are wanted.
 
     Raises:
@@ -129,6 +139,8 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
     if isinstance(env, VecEnv):
         _refuse_scalar_wrappers(env)
         return SB3VecEnvAdapter(BaseAlgorithm._wrap_env(env), device=device)  # images to channels first
+    if isinstance(env, gym.vector.VectorEnv):
+        return GymnasiumVecEnvAdapter(env, device=device)
     if isinstance(env, str):
         return make(env, num_envs=1, device=device, seed=None)
     if isinstance(env, gym.Env):
@@ -139,17 +151,18 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
         first = env[0]()
         return GymVecEnv([lambda: first, *env[1:]], probe(first), device=device)
     raise UserError(
-        "An environment is an id, a Gymnasium environment, a factory or a list of factories, or an SB3 VecEnv; "
-        f"found {type(env).__name__}."
+        "An environment is an id, a Gymnasium environment, a factory or a list of factories, or a vector environment of SB3's "
+        f"or Gymnasium's; found {type(env).__name__}."
     )
 
 
 def _refuse_scalar_wrappers(env: VecEnv) -> None:
     if not isinstance(env.unwrapped, VectorRewardVecEnv):
         return
-    for wrapper in (VecMonitor, VecNormalize):
-        if is_vecenv_wrapped(env, wrapper):
+    while isinstance(env, VecEnvWrapper):
+        if type(env) in (VecMonitor, VecNormalize):
             raise UserError(
-                f"{wrapper.__name__} adds up scalar rewards; leave it out: episode statistics are in the environment, "
-                "and the learner normalises observations, advantages and values itself."
+                f"{type(env).__name__} adds up scalar rewards; take MO{type(env).__name__}, or leave it out: the environment "
+                "counts its episodes, and the learner normalises observations, advantages and values itself."
             )
+        env = env.venv

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from dibs_rl.envs.registry import objective_names
@@ -35,7 +35,7 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
         self.venv = venv
         if isinstance(venv.action_space, spaces.Discrete) and venv.action_space.start != 0:
             raise UserError(f"Actions must start at 0; found {venv.action_space}.")
-        names = tuple(objectives) if objectives else _names(venv)
+        names = tuple(objectives) if objectives else names_of(venv)
         self._last_infos: list[dict[str, Any]] = [{} for _ in range(venv.num_envs)]
         super().__init__(venv.num_envs, venv.observation_space, venv.action_space, names, device)
 
@@ -58,16 +58,8 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
         truncated = torch.as_tensor(dones, device=self.device) & torch.tensor(cut, device=self.device)
         done = torch.as_tensor(dones, device=self.device).bool()
         now = self._tensors(obs)
-        return Step(now, self._reward(rewards, infos), done & ~truncated, truncated, self._final(now, infos))
-
-    def _reward(self, rewards: np.ndarray, infos: Sequence[dict]) -> Tensor:
-        found = rewards if np.ndim(rewards) == 2 else [info.get(REWARD_KEY) for info in infos]
-        if any(row is None or np.shape(row) != (self.reward_dim,) for row in found):
-            raise UserError(
-                f"The vector environment gives a scalar reward: its step() must return rewards of shape "
-                f"[{self.num_envs}, {self.reward_dim}], or each info a vector under {REWARD_KEY!r}."
-            )
-        return torch.as_tensor(np.asarray(found, dtype=np.float32), device=self.device)
+        reward = torch.as_tensor(vector_rewards(rewards, infos, self.reward_dim), device=self.device)
+        return Step(now, reward, done & ~truncated, truncated, self._final(now, infos))
 
     def _final(self, obs: Obs, infos: Sequence[dict]) -> Obs:
         final = map_obs(torch.clone, obs)
@@ -126,9 +118,34 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
         return self.venv.get_images()
 
 
-def _names(venv: VecEnv) -> tuple[str, ...]:
-    if hasattr(venv, "objectives"):  # one of ours, under wrappers of SB3's
-        return tuple(venv.objectives)
+def vector_rewards(rewards: np.ndarray, infos: Sequence[dict[str, Any]], reward_dim: int) -> np.ndarray:
+    """The rewards `[n, m]` of a step, float32: its own where they are vectors, or else those in the infos.
+
+    Raises:
+        UserError: If they are neither.
+    """
+    found = rewards if np.ndim(rewards) == 2 else [info.get(REWARD_KEY) for info in infos]
+    if any(row is None or np.shape(row) != (reward_dim,) for row in found):
+        raise UserError(
+            f"The vector environment gives a scalar reward: its step() must return rewards of shape "
+            f"[{len(infos)}, {reward_dim}], or each info a vector under {REWARD_KEY!r}."
+        )
+    return np.asarray(found, dtype=np.float32)
+
+
+def names_of(venv: VecEnv) -> tuple[str, ...]:
+    """Names of a vector environment's rewards: of the outermost wrapper that has any, of its worlds, or the registry's.
+
+    Raises:
+        UserError: If neither names nor a `reward_space` say how many rewards there are.
+    """
+    layer = venv
+    while isinstance(layer, VecEnvWrapper):  # asked one by one: SB3 refuses a name that two wrappers have
+        if "objectives" in vars(layer):
+            return tuple(vars(layer)["objectives"])
+        layer = layer.venv
+    if hasattr(layer, "objectives"):
+        return tuple(layer.objectives)
     if venv.has_attr("objectives"):
         return tuple(venv.get_attr("objectives", 0)[0])
     if not venv.has_attr("reward_space") or not venv.get_attr("reward_space", 0)[0].shape:

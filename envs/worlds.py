@@ -185,13 +185,14 @@ def channels_first(env: gym.Env) -> gym.Env:
     space = channels_first_space(env.observation_space)
     if space == env.observation_space:
         return env
-    return gym.wrappers.TransformObservation(env, lambda obs: _turn(obs, env.observation_space), space)
+    return gym.wrappers.TransformObservation(env, lambda obs: turn_images(obs, env.observation_space), space)
 
 
-def _turn(obs: Any, space: spaces.Space) -> Any:
+def turn_images(obs: Any, space: spaces.Space) -> Any:
+    """An observation of the space, or a batch of them, with images turned to channels first."""
     if isinstance(space, spaces.Dict):
-        return {key: _turn(obs[key], part) for key, part in space.items()}
-    return obs.transpose(2, 0, 1) if _shows_channels_last(space) else obs
+        return {key: turn_images(obs[key], part) for key, part in space.items()}
+    return np.moveaxis(obs, -1, -3) if _shows_channels_last(space) else obs
 
 
 def _shows_channels_last(space: spaces.Space) -> bool:

@@ -204,7 +204,7 @@ def test_graph_is_kept_on_request() -> None:
 
 
 def test_accumulated_jacobians_are_the_whole_batchs() -> None:
-    """Four quarters of a batch, added up as Jacobians and combined once, are the batch; combined and then added, they are not."""
+    """Quarters of a batch, added up as Jacobians and combined once, are the batch; combined and then added, they are not."""
     model = seeded()
     params = list(model.parameters())
     quarters = [slice(8 * k, 8 * k + 8) for k in range(4)]
@@ -297,11 +297,11 @@ class GivesBuffersAway(torch.autograd.Function):
     """Says what a compiled graph says where its backward pass has reused memory of the forward pass (torch 2.6 and newer)."""
 
     @staticmethod
-    def forward(ctx, x):  # noqa: ANN001, ANN205
+    def forward(ctx, x):
         return x * 1.0
 
     @staticmethod
-    def backward(ctx, gradient):  # noqa: ANN001, ANN205
+    def backward(ctx, gradient):
         if torch._C._autograd._get_current_graph_task_keep_graph():
             raise RuntimeError("This backward function was compiled with non-empty donated buffers which requires ...")
         return gradient

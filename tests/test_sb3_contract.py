@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.logger import configure
 
 from dibs_rl import DiBS
-from dibs_rl.agents import DiBSPPO, VectorEvalCallback
+from dibs_rl.agents import DiBSPPO
 from dibs_rl.envs import as_vector_env
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
@@ -152,28 +152,6 @@ def test_episode_statistics_are_the_sums_of_the_rewards():
     episode = model.ep_info_buffer[0]
     assert episode["l"] == 16
     np.testing.assert_allclose(episode["r"], model.rollout_buffer.rewards.sum(0)[0].double().numpy(), rtol=1e-6)
-
-
-def test_eval_callback_logs_by_name_and_keeps_the_best(tmp_path):
-    callback = VectorEvalCallback(
-        point_envs(2, length=5), eval_freq=8, n_eval_episodes=3, best_model_save_path=tmp_path, score=lambda means: means.min()
-    )
-    model = DiBSPPO("MlpPolicy", point_envs(), **SMALL)
-    model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(128, callback=callback)
-    model.logger.close()
-    assert len(callback.evaluations) == 4
-    steps, episodes = callback.evaluations[-1]
-    assert steps == 128
-    assert episodes.returns.shape == (3, 2)
-    assert callback.best_score == max(e.returns.mean(axis=0).min() for _, e in callback.evaluations)
-    assert (tmp_path / "best_model.zip").exists()
-    assert "eval/return/reward_1" in (tmp_path / "progress.csv").read_text()
-
-
-def test_eval_callback_wants_a_score_for_best():
-    with pytest.raises(ValueError, match="come together"):
-        VectorEvalCallback(point_envs(1), eval_freq=8, best_model_save_path="x")
 
 
 def test_evaluate_counts_each_worlds_episodes():
