@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import EvalCallback
 
+from dibs_rl.agents.sb3_ppo import SB3PPO
 from dibs_rl.envs import as_vector_env, normalization_of
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import Episodes, evaluate
@@ -78,7 +79,7 @@ class MOEvalCallback(EvalCallback):
     def _sync_normalization(self) -> None:
         """Brings the statistics of a normalised evaluation environment to those of training."""
         source, target = normalization_of(self.training_env), normalization_of(self.eval_env)
-        if source is None:
+        if source is None or (target is None and isinstance(self.model, SB3PPO)):  # which normalises what it is shown itself
             return
         if target is None:
             raise UserError(f"The training environment is in {type(source).__name__}, and the one for evaluation is not.")

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from dibs_rl.agents import DiBSPPO, MOEvalCallback
+from dibs_rl.agents import SB3PPO, DiBSPPO, MOEvalCallback
 from dibs_rl.envs import MOVecNormalize, as_vector_env
 from dibs_rl.errors import UserError
 from dibs_rl.selection import hypervolume, maximin, preferred_sum
@@ -210,6 +210,12 @@ def test_statistics_of_a_normalised_environment_are_taken_over():
     np.testing.assert_array_equal(evaluation.ret_rms.var, train.ret_rms.var)
     _, episodes = callback.evaluations[0]
     assert (episodes.returns[:, 1] <= 0).all()  # as the environment gives them
+
+
+def test_our_measure_of_sb3s_ppo_normalises_itself():
+    callback = MOEvalCallback(point_envs(1, length=5), **EVERY)
+    SB3PPO("MlpPolicy", as_vector_env(point_envs()), **SMALL).learn(64, callback=callback)
+    assert len(callback.evaluations) == 2
 
 
 def test_an_environment_that_is_not_normalised_as_the_training_is():
