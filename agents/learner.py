@@ -58,8 +58,10 @@ class VectorLearner(Records, Persistent):
         if self.env is not None:
             self._check_objectives(self.env)
         self._sum, self._aggregator = split_scalarisation(self._make_combiner())
-        self.policy_kwargs = {**self.policy_kwargs, "reward_dim": len(self.objectives)}
+        own_kwargs = self.policy_kwargs
+        self.policy_kwargs = {**own_kwargs, "reward_dim": len(self.objectives)}
         super()._setup_model()  # type: ignore[safe-super]  # SB3's own, further on in the order of resolution
+        self.policy_kwargs = own_kwargs  # what is saved, and compared with what `load` is given, are the user's
 
     def _make_combiner(self) -> Aggregator:
         if isinstance(self.combiner, str):

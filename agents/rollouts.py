@@ -62,11 +62,11 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
             step = env.step_tensors(self._inside_action_space(actions))
             rollout_buffer.add_outcome(step)
             self.num_timesteps += env.num_envs
-            rewards, dones, infos = step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
+            new_obs, rewards, dones, infos = step.obs, step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
             if dones.any():
                 self._note_endings(env)
             callback.update_locals(locals())
-            obs = self._to_device(step.obs)
+            obs = self._to_device(new_obs)
             go_on = callback.on_step()
             if not go_on or t == n_rollout_steps - 1:
                 self._last_obs = map_obs(torch.clone, obs)  # a step's tensors are only lent

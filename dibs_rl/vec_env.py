@@ -6,7 +6,7 @@ use `step_tensors`, which builds no dictionary per world. The numpy interface of
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,6 +169,11 @@ class VectorRewardVecEnv(VecEnv):
     def lazy_infos(self, step: Step) -> Sequence[dict[str, Any]]:
         """The same without a dictionary for each world: what callbacks of a learner see."""
         return LazyInfos(self.num_envs, self.episode_infos(step))
+
+    def _get_indices(self, indices: int | Iterable[int] | None) -> list[int]:
+        """The numbers of the worlds meant: all of them where none is named; negative ones count from the end."""
+        named = range(self.num_envs) if indices is None else [indices] if isinstance(indices, int) else indices
+        return [range(self.num_envs)[i] for i in named]
 
     # SB3's numpy interface: the same steps, copied out.
 

@@ -118,7 +118,7 @@ class GymVecEnv(VectorRewardVecEnv):
         return answers
 
     def _ask(self, method: str, indices: Any, *arguments: Any) -> list[Any]:
-        wanted = list(range(len(self._arrays.reward)) if indices is None else self._get_indices(indices))
+        wanted = self._get_indices(indices)
         answers: dict[int, Any] = {}
         for host, group in zip(self._hosts, self._groups, strict=True):
             mine = [i for i in wanted if i in group]

@@ -138,20 +138,20 @@ class GymnasiumVecEnvAdapter(VectorRewardVecEnv):
         if not self.has_attr(attr_name):
             raise AttributeError(f"The worlds have no attribute {attr_name!r}.")
         asks = hasattr(self._asked, "get_attr")
-        values = self._asked.get_attr(attr_name) if asks else [getattr(self._asked, attr_name)] * self.envs.num_envs
-        return [values[i] for i in self._get_indices(indices)] if indices is not None else list(values)
+        values = self._asked.get_attr(attr_name) if asks else [getattr(self._asked, attr_name)] * self.num_envs
+        return [values[i] for i in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Sets the attribute in each world named."""
+        named = set(self._get_indices(indices))
         values = [value] * self.num_envs
-        if indices is not None:
-            named = set(self._get_indices(indices))
+        if len(named) < self.num_envs:
             values = [value if i in named else old for i, old in enumerate(self.get_attr(attr_name))]
         self._asked.set_attr(attr_name, values)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
         """Calls the method of every world; Gymnasium has no way to call that of some."""
-        if indices is not None and list(self._get_indices(indices)) != list(range(self.num_envs)):
+        if self._get_indices(indices) != list(range(self.num_envs)):
             raise UserError("Gymnasium's vector environments call a method of all worlds at once: leave out indices.")
         if not self.has_attr(method_name):
             raise AttributeError(f"The worlds have no attribute {method_name!r}.")

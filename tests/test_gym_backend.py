@@ -347,6 +347,16 @@ def test_env_method(hosted):
     assert hosted.env_method("add", 5, times=2, indices=[2, 1]) == [14, 110]
 
 
+def test_worlds_are_counted_from_the_end_too(hosted):
+    """As SB3's own lists are; a world that is not there is an error."""
+    assert hosted.get_attr("length", [-1, 0]) == [4, 2]
+    assert hosted.env_method("add", 5, indices=-1) == [9]
+    hosted.set_attr("mark", "last", [-1])
+    assert hosted.get_attr("mark", [2]) == ["last"]
+    with pytest.raises(IndexError):
+        hosted.get_attr("length", [3])
+
+
 def test_env_is_wrapped(hosted):
     assert hosted.env_is_wrapped(gym.wrappers.TimeLimit) == [False] * 3
 

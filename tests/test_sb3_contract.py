@@ -5,10 +5,12 @@ import pytest
 import torch
 from fake_envs import point_envs
 from stable_baselines3.common.callbacks import (
+    BaseCallback,
     CallbackList,
     CheckpointCallback,
     ConvertCallback,
     EveryNTimesteps,
+    LogEveryNTimesteps,
     StopTrainingOnMaxEpisodes,
 )
 from stable_baselines3.common.logger import configure
@@ -117,6 +119,39 @@ def test_sb3s_callbacks(tmp_path):
     assert len(list(tmp_path.glob("*.zip"))) >= 1
     assert seen
     DiBSPPO.load(next(tmp_path.glob("*.zip")), device="cpu")
+
+
+def test_callbacks_share_sb3s_names(tmp_path):
+    """Children see their parents' locals; the new observations are in the environment's space; counters agree."""
+    checkpoint = CheckpointCallback(save_freq=1, save_path=str(tmp_path))
+    every = EveryNTimesteps(64, checkpoint)
+    callback = CallbackList([every, LogEveryNTimesteps(64)])
+    model = DiBSPPO("MlpPolicy", point_envs(), **SMALL).learn(128, callback=callback)
+    assert every.locals["new_obs"] is callback.locals["new_obs"] is checkpoint.locals["new_obs"]
+    assert callback.locals["new_obs"].shape == (4, *model.observation_space.shape)
+    assert every.num_timesteps == model.num_timesteps == 128
+    assert every.n_calls == 128 // 4
+    assert len(list(tmp_path.glob("*.zip"))) == 2
+
+
+def test_callbacks_of_every_kind():
+    seen = []
+    model = DiBSPPO("MlpPolicy", point_envs(), **SMALL)
+    model.learn(64, callback=None)
+    model.learn(64, callback=[StopTrainingOnMaxEpisodes(max_episodes=10**9), ConvertCallback(_Watch(seen))])
+    model.learn(64, callback=lambda local, _global: seen.append(local["infos"]) or True)
+    assert len(seen) == 2 * 16
+
+
+@pytest.mark.parametrize("no", [False, np.bool_(False), torch.tensor(False)], ids=["Python", "NumPy", "torch"])
+def test_a_callback_may_end_the_run_at_once(no):
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return no
+
+    callback = Stop()
+    model = DiBSPPO("MlpPolicy", point_envs(), **SMALL).learn(64, callback=callback)
+    assert (callback.n_calls, model.num_timesteps) == (1, 4)
 
 
 def _Watch(seen):
