@@ -144,9 +144,15 @@ def probe(env: gym.Env, name: str | None = None) -> WorldSetup:
         name: What to call it in an error.
 
     Raises:
-        UserError: If its reward is a scalar and no vector is in `info`.
+        UserError: If its reward is a scalar and no vector is in `info`, or a space is none that SB3's policies take.
     """
     declared = _declared_reward_dim(env)
+    called = name or (env.spec.id if env.spec else type(env.unwrapped).__name__)
+    if isinstance(env.observation_space, spaces.Tuple) or isinstance(env.action_space, spaces.Tuple | spaces.Dict):
+        raise UserError(
+            f"{called} observes {env.observation_space} and is acted on in {env.action_space}: SB3's policies take no Tuple of "
+            "observations, and neither Tuple nor Dict of actions; wrap the environment to flatten it."
+        )
     env.reset()
     _, reward, _, _, info = env.step(env.action_space.sample())
     found, key, transform = np.asarray(reward), "", _transform_of(env)
@@ -154,7 +160,6 @@ def probe(env: gym.Env, name: str | None = None) -> WorldSetup:
         key = UNTRANSFORMED_KEY
     elif found.ndim == 0 and REWARD_KEY in info:
         found, key = np.asarray(info[REWARD_KEY]), REWARD_KEY
-    called = name or (env.spec.id if env.spec else type(env.unwrapped).__name__)
     if found.ndim != 1:
         raise UserError(
             f"{called} gives a scalar reward, and dibs-rl needs a vector with one entry for each objective: let step() "

@@ -351,6 +351,20 @@ def test_actions_that_start_at_one_are_refused_in_an_sb3_vecenv():
         as_vector_env(DummyVecEnv([factory]))
 
 
+PAIR = spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"observation_space": PAIR}, {"action_space": PAIR}, {"action_space": spaces.Dict({"a": spaces.Discrete(2)})}]
+)
+def test_spaces_that_no_policy_takes_are_refused(changes):
+    env = Meter()
+    for name, space in changes.items():
+        setattr(env, name, space)
+    with pytest.raises(UserError, match="no Tuple of observations, and neither Tuple nor Dict of actions"):
+        as_vector_env(env)
+
+
 class Passing(gym.Wrapper):
     """A wrapper that changes nothing, to be looked through."""
 

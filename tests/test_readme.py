@@ -1,22 +1,28 @@
-"""Every Python snippet of the README runs, in a folder of its own."""
+"""Every Python snippet of the README and of docs/ runs, in a folder of its own."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SNIPPETS = {
+    f"{path.relative_to(ROOT)}, snippet {number}": code
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL), 1)
+}
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) >= 4
+    documents = {name.split(",")[0] for name in SNIPPETS}
+    assert {"README.md", "docs/how-to/plug-in.md"} <= documents
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_snippet(number, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_snippet(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(SNIPPETS[number], f"README.md, snippet {number}", "exec"), {"__name__": "snippet"})
+    exec(compile(SNIPPETS[name], name, "exec"), {"__name__": "snippet"})
 
 
 def test_commands_of_the_readme_exist():

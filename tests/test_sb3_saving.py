@@ -3,6 +3,7 @@
 import io
 import tempfile
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,10 +22,6 @@ def learner(policy="MlpPolicy", env=None, **kwargs):
 
 def observations(obs="box"):
     return as_vector_env(point_envs(8, obs=obs)).reset(seed=1)
-
-
-def optimisers_left_out(parameters):
-    return {part: state for part, state in parameters.items() if "optim" not in part}
 
 
 # ------------------------------------------------------------------------------------------------------------ parameters
@@ -62,14 +59,13 @@ def test_some_parameters_may_be_set_alone():
 # -------------------------------------------------------------------------------------------------------- save and load
 
 
-@pytest.mark.parametrize(
-    "kind", [str, lambda path: path, lambda path: path.with_suffix("")], ids=["text", "path", "no suffix"]
-)
-def test_paths_of_every_kind(kind, tmp_path):
+@pytest.mark.parametrize("name", ["model.zip", "model"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_of_every_kind(kind, name, tmp_path):
     model = learner()
-    model.save(kind(tmp_path / "model.zip"))
+    model.save(kind(tmp_path / name))
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
-    loaded = DiBSPPO.load(kind(tmp_path / "model.zip"), device="cpu")
+    loaded = DiBSPPO.load(kind(tmp_path / name), device="cpu")
     seen = observations()
     assert np.array_equal(loaded.predict(seen, deterministic=True)[0], model.predict(seen, deterministic=True)[0])
 
@@ -89,9 +85,7 @@ def test_what_is_left_out_and_put_in(tmp_path):
     model = learner(verbose=0)
     model.verbose = 2
     model.save(tmp_path / "out.zip", exclude=["verbose"])
-    assert not hasattr(DiBSPPO.load(tmp_path / "out.zip", device="cpu"), "verbose") or (
-        DiBSPPO.load(tmp_path / "out.zip", device="cpu").verbose != 2
-    )
+    assert DiBSPPO.load(tmp_path / "out.zip", device="cpu").verbose == 0  # the default
     model.save(tmp_path / "in.zip", exclude=["verbose"], include=["verbose"])
     replaced = {"learning_rate": 2e-5, "never_heard_of": 1.0}
     loaded = DiBSPPO.load(tmp_path / "in.zip", device="cpu", custom_objects=replaced, print_system_info=True)
