@@ -150,8 +150,8 @@ def probe(env: gym.Env, name: str | None = None) -> WorldSetup:
     called = name or (env.spec.id if env.spec else type(env.unwrapped).__name__)
     if isinstance(env.observation_space, spaces.Tuple) or isinstance(env.action_space, spaces.Tuple | spaces.Dict):
         raise UserError(
-            f"{called} observes {env.observation_space} and is acted on in {env.action_space}: SB3's policies take no Tuple of "
-            "observations, and neither Tuple nor Dict of actions; wrap the environment to flatten it."
+            f"{called} observes {env.observation_space} and is acted on in {env.action_space}: SB3's policies take no Tuple "
+            "of observations, and neither Tuple nor Dict of actions; wrap the environment to flatten it."
         )
     env.reset()
     _, reward, _, _, info = env.step(env.action_space.sample())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -333,6 +334,25 @@ def test_lstm_policies() -> None:
     combined_backward(losses_of(model), model.parameters())
     assert model.lstm.weight_hh_l0.grad.abs().max() > 0
     assert_follows_reference(model)
+
+
+def test_sb3_contribs_recurrent_policy() -> None:
+    """The policy losses of two sets of advantages, through the LSTM; the critic's networks are left without a gradient."""
+    model = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=32, batch_size=32, n_epochs=1, seed=0, device="cpu")
+    batch = next(model.learn(32).rollout_buffer.get(32))
+    actions, mask = batch.actions.long().flatten(), batch.mask > 1e-8
+    _, log_prob, _ = model.policy.evaluate_actions(batch.observations, actions, batch.lstm_states, batch.episode_starts)
+    advantages = torch.randn(2, len(log_prob), generator=torch.Generator().manual_seed(0))
+    losses = [-(advantages[0] * log_prob)[mask].mean(), -1e5 * (advantages[1] * log_prob)[mask].mean()]
+    params = list(model.policy.parameters())
+    grads = [torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True) for loss in losses]
+    reached = [p for p, gradient in zip(params, grads[0], strict=True) if gradient is not None]
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row if g is not None]) for row in grads])
+    combined_backward(losses, params)
+    found = torch.cat([p.grad.flatten() for p in reached])
+    assert model.policy.lstm_actor.weight_hh_l0.grad.abs().max() > 0
+    assert all(p.grad is None for p in model.policy.value_net.parameters())
+    assert_close(found.double() / found.double().norm(), bisector(jacobian), atol=1e-5, rtol=0)
 
 
 # --------------------------------------------------------------------------------------------------- supervised learning
