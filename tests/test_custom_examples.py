@@ -4,6 +4,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -134,6 +135,20 @@ def test_torchjd_mtl():
     assert errors == pytest.approx([last[0], last[1] * 2.0**20], rel=1e-4)
     for a, b in zip(trunk.parameters(), scaled.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def test_reward_terms():
+    """The two objectives add up to the reward of the plain environment, step by step; the learner counts them by name."""
+    module = load("reward_terms")
+    plain, terms = gymnasium.make("HalfCheetah-v5"), module.cheetah()
+    plain.reset(seed=0)
+    terms.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1, 1, (20, 6)).astype(np.float32):
+        assert terms.step(action)[1].sum() == pytest.approx(plain.step(action)[1], rel=1e-5, abs=1e-6)
+    model = module.main(steps=2_048, worlds=2, n_steps=512, batch_size=128, n_epochs=2)
+    assert model.objectives == ("forward", "energy")
+    assert len(model.ep_info_buffer) == 2
+    assert all(-0.1 * 6 * 1_000 <= episode["r"][1] < 0 for episode in model.ep_info_buffer)
 
 
 def test_minecart(tmp_path):
