@@ -89,7 +89,7 @@ class MOEvalCallback(EvalCallback):
 
     def _note_score(self) -> bool:
         """Keeps the model where it is the best so far; False where a callback then stops training."""
-        if self.last_mean_reward <= self.best_mean_reward:
+        if not self.last_mean_reward > self.best_mean_reward:  # a NaN is never the best
             return True
         self.best_mean_reward = self.last_mean_reward
         if self.verbose >= 1:

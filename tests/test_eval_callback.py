@@ -139,6 +139,12 @@ def test_the_best_model_is_that_of_the_best_score(tmp_path):
     assert [bool((kept == bias).all()) for bias in seen] == [False, True, False, False]
 
 
+def test_a_score_that_is_no_number_is_never_the_best():
+    callback = MOEvalCallback(point_envs(1, length=5), scripted([float("nan"), -3.0, float("nan"), -4.0]), **EVERY)
+    learn(callback)
+    assert callback.best_mean_reward == -3.0
+
+
 def test_sb3s_callbacks_go_by_the_score():
     """A threshold and patience end training by the score; callbacks after an evaluation see their parent."""
 
