@@ -28,22 +28,32 @@ class Anchors:
     Args:
         policies: A policy for each objective, by its name.
         objectives: The names, in the reward's order.
+        observation_space: What all of them see.
         action_space: What all of them act in.
 
     Raises:
-        UserError: If a policy is missing or too many, acts in another space, or distances in this space are not defined.
+        UserError: If a policy is missing or too many, sees or acts in another space, or distances
+            in this space are not defined.
     """
 
-    def __init__(self, policies: Mapping[str, BasePolicy], objectives: Sequence[str], action_space: spaces.Space) -> None:
+    def __init__(
+        self,
+        policies: Mapping[str, BasePolicy],
+        objectives: Sequence[str],
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+    ) -> None:
         if set(policies) != set(objectives):
             raise UserError(
                 f"There must be an anchor for each of {', '.join(objectives)}; found {', '.join(policies) or 'none'}."
             )
         for name, policy in policies.items():
-            if policy.action_space != action_space:
-                raise UserError(
-                    f"The anchor of {name} acts in {policy.action_space}, and the environment takes {action_space}."
-                )
+            for verb, theirs, ours in (
+                ("sees", policy.observation_space, observation_space),
+                ("acts in", policy.action_space, action_space),
+            ):
+                if theirs != ours:
+                    raise UserError(f"The anchor of {name} {verb} {theirs}, and the environment has {ours}.")
         if isinstance(action_space, spaces.Box) and not action_space.is_bounded():
             raise UserError(
                 "Distances between policies are in units of half the action range, and this action space has no bounds."

@@ -1,16 +1,21 @@
 """What every learner for many rewards has: named objectives, an environment with a reward for each, and a combiner."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 from torchjd.aggregation import Aggregator
 
+from dibs_rl.agents.anchors import Anchors
+from dibs_rl.agents.experts import read_experts
 from dibs_rl.agents.persistence import Persistent
 from dibs_rl.agents.records import Log, Records
+from dibs_rl.bargaining import DiBS
 from dibs_rl.combiners import AdvantageSum, combine, make_combiner, split_scalarisation
 from dibs_rl.diagnostics import describe_bargain
 from dibs_rl.envs import as_vector_env, normalization_of
@@ -26,6 +31,8 @@ class VectorLearner(Records, Persistent):
         env: See `dibs_rl.envs.as_vector_env`.
         combiner: A name out of `dibs_rl.combiners.COMBINERS`, or any TorchJD aggregator.
         preference: Positive weights on the objectives, in their order or by name; equal if not given.
+        anchors: For the anchored game of DiBS, the policy that each objective would like best: a mapping from the objectives'
+            names, or the folder that `dibs-rl experts` has made.
         **kwargs: SB3's.
 
     Raises:
@@ -37,6 +44,7 @@ class VectorLearner(Records, Persistent):
     _action_bounds: tuple[Tensor, ...] | None = None
     _sum: AdvantageSum | None
     _aggregator: Aggregator
+    _preferred: Anchors | None
 
     def __init__(
         self,
@@ -45,12 +53,14 @@ class VectorLearner(Records, Persistent):
         *,
         combiner: str | Aggregator = "dibs",
         preference: Sequence[float] | Mapping[str, float] | None = None,
+        anchors: Mapping[str, BasePolicy] | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         env = None if env is None else as_vector_env(env)
         self.objectives: tuple[str, ...] = () if env is None else env.objectives
         self.combiner = combiner
         self.preference = preference
+        self.anchors = read_experts(Path(anchors)) if isinstance(anchors, str | Path) else anchors
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:
@@ -58,6 +68,7 @@ class VectorLearner(Records, Persistent):
         if self.env is not None:
             self._check_objectives(self.env)
         self._sum, self._aggregator = split_scalarisation(self._make_combiner())
+        self._preferred = None if not self.anchors else self._make_anchors(self.anchors)
         own_kwargs = self.policy_kwargs
         self.policy_kwargs = {**own_kwargs, "reward_dim": len(self.objectives)}
         super()._setup_model()  # type: ignore[safe-super]  # SB3's own, further on in the order of resolution
@@ -70,6 +81,11 @@ class VectorLearner(Records, Persistent):
         if self.preference is not None:
             raise UserError("Give the preference to the combiner object itself, or name the combiner.")
         return self.combiner
+
+    def _make_anchors(self, policies: Mapping[str, BasePolicy]) -> Anchors:
+        if not isinstance(self._aggregator, DiBS):
+            raise UserError("Anchors are for the game of DiBS: combiner='dibs' (--combiner dibs), or no anchors.")
+        return Anchors(policies, self.objectives, self.observation_space, self.action_space)
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VectorRewardVecEnv:
@@ -104,6 +120,12 @@ class VectorLearner(Records, Persistent):
             log["bargain"].append(describe_bargain(jacobian, direction, weights, self._rows))
         return direction, weights
 
+    def _measure_distances(self, obs: Obs, log: Log) -> None:
+        """Where there are anchors: how far the policy is from each, on observations `[b, ...]`, for the bargains to come."""
+        if self._preferred is not None and isinstance(self._aggregator, DiBS):
+            self._aggregator.distances = self._preferred.distances(self.policy, obs)
+            log["anchor_distance"].append(self._aggregator.distances)
+
     def _to_device(self, obs: Any) -> Obs:
         return map_obs(lambda part: torch.as_tensor(part, device=self.device), obs)
 
@@ -120,7 +142,7 @@ class VectorLearner(Records, Persistent):
         return actions.clamp(low, high)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_sum", "_aggregator", "_last_obs", "_action_bounds"]
+        return [*super()._excluded_save_params(), "_sum", "_aggregator", "_preferred", "_last_obs", "_action_bounds"]
 
 
 def preference_vector(

@@ -89,6 +89,8 @@ class DiBSSAC(VectorOffPolicy, SAC):
         actions, log_prob = self.actor.action_log_prob(batch.obs)
         alpha = self._tune_temperature(log_prob.detach())
         self._step_critic(batch)
+        if described:
+            self._measure_distances(batch.obs, self._log)
         self._step_actor(batch, actions, log_prob, alpha, self._log if described else None)
         if self._n_updates % self.target_update_interval == 0:
             polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)

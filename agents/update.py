@@ -83,6 +83,7 @@ class CombinedUpdate(VectorRollouts):
             self._record_updates(log)
 
     def _learn_from_rollout(self, engine: Engine, call: Beside, log: Log) -> None:
+        self._measure_distances(self.rollout_buffer.flat(self.rollout_buffer.obs), log)
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
         batch = batch._replace(obs=engine.inputs(batch.obs))
         critic = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)

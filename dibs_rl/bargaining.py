@@ -108,12 +108,17 @@ def cosines(units: Tensor) -> Tensor:
 
 
 class DiBSWeighting(Weighting[PSDMatrix]):
-    """Weights of the local game on the raw gradients, from their Gramian.
+    """Weights of a game on the raw gradients, from their Gramian: of the local game, or of the anchored one.
 
     Args:
         steps: Steps T of the local game.
         preference: Positive preference weights, shape `[m]`; equal if not given.
+
+    Attributes:
+        distances: Distances to the preferred states, `[m]`: while there are any, the anchored game is played.
     """
+
+    distances: Tensor | None = None
 
     def __init__(self, *, steps: int = 5, preference: Preference = None) -> None:
         super().__init__()
@@ -128,7 +133,7 @@ class DiBSWeighting(Weighting[PSDMatrix]):
         norms = gramian.diagonal().sqrt()
         divisor = _positive_or_one(norms)
         cosine = gramian / divisor / divisor.unsqueeze(1)
-        coefficients = dibs_weights(cosine, steps=self.steps, preference=self.preference)
+        coefficients = dibs_weights(cosine, steps=self.steps, preference=self.preference, distances=self.distances)
         return coefficients.to(gramian.dtype) / divisor
 
 
@@ -183,6 +188,15 @@ class DiBS(WeightedAggregator):
                 return weights @ jacobian
             units, _ = unit_rows(jacobian, self.objectives)  # a row so small that its weight overflows
             return self.gramian_weighting(cosines(units)).to(units.dtype) @ units
+
+    @property
+    def distances(self) -> Tensor | None:
+        """Distances to the preferred states, `[m]`: while there are any, the anchored game is played with them."""
+        return self.gramian_weighting.distances
+
+    @distances.setter
+    def distances(self, distances: Tensor | None) -> None:
+        self.gramian_weighting.distances = distances
 
     def __repr__(self) -> str:
         return f"DiBS({', '.join(f'{key}={value!r}' for key, value in self._settings.items() if value is not None)})"

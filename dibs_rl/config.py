@@ -46,6 +46,8 @@ class RunConfig:
     """How the objectives' gradients become one: dibs, norm-sum, weighted-sum, or one of TorchJD's (mgda, pcgrad, ...)."""
     preference: str = ""
     """Positive weights on the objectives, in order or by name: 3,1 or forward=3,energy=1. Equal if not given."""
+    anchors: str = ""
+    """For DiBS's anchored game: the folder of the experts, or auto for those of this environment, which are trained first."""
     transform: str = ""
     """Rewards in other units, for the learner alone: energy=1e3 (0: no say); power4, exp or sqrt; @episode: on returns."""
     bargaining_steps: Count = 5

@@ -242,16 +242,21 @@ def _is_whole(file: Path) -> bool:
         return False
 
 
-def _surroundings() -> dict[str, Any]:
-    """Versions, platform and git commit, for whoever wants to repeat the run."""
-    versions = {}
+def versions() -> dict[str, str]:
+    """Versions of the packages that a run depends on."""
+    found = {}
     for package in _PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+            found[package] = "not installed"
+    return found
+
+
+def _surroundings() -> dict[str, Any]:
+    """Versions, platform and git commit, for whoever wants to repeat the run."""
     return {
-        "versions": versions,
+        "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git_commit": _git_commit(),

@@ -30,7 +30,7 @@ def saying(policy, outputs):
 
 def anchors_for(policies, action="box"):
     named = dict(zip(("a", "b"), policies, strict=True))
-    return Anchors(named, ("a", "b"), PointEnv(action=action).action_space)
+    return Anchors(named, ("a", "b"), policies[0].observation_space, policies[0].action_space)
 
 
 OBS = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
@@ -49,7 +49,7 @@ def test_box_distance_is_in_half_ranges():
     policies = [saying(policy_of(), [outputs, outputs]) for outputs in (2.0, 7.0)]
     for policy in policies:
         policy.action_space = space
-    anchors = Anchors(dict(zip("ab", policies, strict=True)), ("a", "b"), space)
+    anchors = anchors_for(policies)
     assert anchors.distances(policies[0], OBS).tolist() == pytest.approx([0.0, 1.0])
 
 
@@ -87,12 +87,14 @@ def test_distances_are_distances(action, obs, monkeypatch):
 
 
 def test_errors_say_what_is_wrong():
-    space = PointEnv().action_space
+    seen, space = PointEnv().observation_space, PointEnv().action_space
     with pytest.raises(UserError, match="an anchor for each of a, b; found a"):
-        Anchors({"a": policy_of()}, ("a", "b"), space)
+        Anchors({"a": policy_of()}, ("a", "b"), seen, space)
     with pytest.raises(UserError, match="The anchor of b acts in Discrete"):
-        Anchors({"a": policy_of(), "b": policy_of("discrete")}, ("a", "b"), space)
+        Anchors({"a": policy_of(), "b": policy_of("discrete")}, ("a", "b"), seen, space)
+    with pytest.raises(UserError, match="The anchor of a sees Dict"):
+        Anchors({"a": policy_of(obs="dict"), "b": policy_of()}, ("a", "b"), seen, space)
     unbounded = policy_of()
     unbounded.action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     with pytest.raises(UserError, match="no bounds"):
-        Anchors({"a": unbounded, "b": unbounded}, ("a", "b"), unbounded.action_space)
+        anchors_for([unbounded, unbounded])

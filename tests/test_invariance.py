@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mo_gymnasium.wrappers import LinearReward
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from dibs_rl.agents import DiBSPPO
+from dibs_rl.agents import DiBSA2C, DiBSPPO
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.envs import as_vector_env, make, transform_rewards
 from dibs_rl.popart import PopArtHead
@@ -42,6 +42,7 @@ LEARNERS = {
     "ppo": Learner(DiBSPPO, 16, _PPO),
     "ppo-by-minibatch": Learner(DiBSPPO, 16, {**_PPO, "bargain_every": "minibatch"}),
     "ppo-by-rollout": Learner(DiBSPPO, 16, {**_PPO, "bargain_every": "rollout"}),
+    "a2c": Learner(DiBSA2C, 8, {"n_steps": 8}),
 }
 SCALE_FREE = ("dibs", "norm-sum", "mgda", "imtl-g", "aligned-mtl")  # some of them; weighted-sum is not, which is its point
 

@@ -69,31 +69,38 @@ def run(arguments: list[str]) -> int:
     _check_against_runs(jobs, root)
     with contextlib.closing(_launcher(flags, root)) as launcher:
         studies.record(study, root)
-        schedule = Schedule(jobs, root, launcher)
-        stopped_by = _run(schedule, study, root)
+        return run_jobs(study.name, jobs, root, launcher)
+
+
+def run_jobs(name: str, jobs: Sequence[Job], root: Path, launcher: Launcher) -> int:
+    """Runs what is missing of a study's jobs before the person's eyes; returns the exit code, as `run` does.
+
+    Args:
+        name: What the study is called.
+        jobs: All of them.
+        root: The study's folder.
+        launcher: Where they are run.
+    """
+    schedule = Schedule(jobs, root, launcher)
+    done = sum(state == "done" for state in schedule.states.values())
+    before = f", {done} of them done before" if done else ""
+    print_line(f"{name}: {len(jobs)} jobs{before}. Study folder: {root}")
+    display = StudyDisplay(schedule.states, root, Console())
+    try:
+        stopped_by = schedule.run(display.update)
+    finally:
+        display.close(schedule.states)
     return _sum_up(schedule.states, root, stopped_by)
 
 
 def _launcher(flags: BenchmarkConfig, root: Path) -> Launcher:
-    slots = flags.jobs or _processors()
+    slots = flags.jobs or processors()
     return RayLauncher(root, flags.ray_address, slots) if flags.launcher == "ray" else LocalLauncher(root, slots)
 
 
-def _processors() -> int:
+def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _run(schedule: Schedule, study: Study, root: Path) -> int:
-    """Runs the jobs before the person's eyes; returns the number of the signal that stopped them, or 0."""
-    done = sum(state == "done" for state in schedule.states.values())
-    before = f", {done} of them done before" if done else ""
-    print_line(f"{study.name}: {len(schedule.states)} jobs{before}. Study folder: {root}")
-    display = StudyDisplay(schedule.states, root, Console())
-    try:
-        return schedule.run(display.update)
-    finally:
-        display.close(schedule.states)
 
 
 def read_jobs(flags: BenchmarkConfig) -> tuple[Study, list[Job]]:

@@ -11,6 +11,7 @@ from dibs_rl.errors import UserError
 
 COMMANDS = {
     "train": "train one policy on many rewards",
+    "experts": "train, for each objective, the policy it would like best: anchors for train --anchors",
     "evaluate": "play episodes with a trained policy and print each objective's return",
     "benchmark": "run a study: environments x conditions x arms x seeds, in parallel processes, resumable",
     "plot": "draw the learning curves of one or several runs",

@@ -72,6 +72,7 @@ def _on_policy(config: OnPolicyConfig, env: VectorRewardVecEnv) -> dict[str, Any
     """What all our own on-policy learners take."""
     return {
         "combiner": _combiner(config, env),
+        "anchors": config.anchors or None,
         "n_steps": config.n_steps,
         "gae_lambda": config.gae_lambda,
         "ent_coef": config.ent_coef,
@@ -98,6 +99,8 @@ def _ppo(config: PPOConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
 
 
 def _sb3_ppo(config: PPOConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
+    if config.anchors:
+        raise UserError("SB3's own PPO plays no game: leave --anchors out.")
     shared = {name: getattr(config, name) for name in ("n_steps", "gae_lambda", "ent_coef", "max_grad_norm", "normalize_obs")}
     preference = preference_vector(parse_preference(config.preference), env.objectives)
     return {**shared, **_clipped(config), "preference": preference, "policy_kwargs": _networks(config)}
@@ -113,6 +116,7 @@ def _sac(config: SACConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
     policy = {"net_arch": list(config.hidden), "activation_fn": _ACTIVATIONS[config.activation], "popart": config.popart}
     return {
         "combiner": _combiner(config, env),
+        "anchors": config.anchors or None,
         "train_freq": max(1, round(1 / updates)),
         "gradient_steps": max(1, round(updates)),
         "batch_size": config.batch_size,
