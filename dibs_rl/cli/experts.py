@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from dibs_rl import arms
 from dibs_rl import study as studies
 from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
