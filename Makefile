@@ -1,6 +1,6 @@
 # Two commands on a machine that has Python 3.11+ with pip, and make:
 #   make train   sets everything up and trains mo-halfcheetah with DiBS
-#   make test    sets everything up and passes lint, types, import rules and tests
+#   make test    sets everything up and passes lint, types, import rules, documentation and tests
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,14 +12,17 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: train test lint clean
+.PHONY: train test lint docs clean
 .DEFAULT_GOAL := train
 
 train: $(VENV)/installed
 	$(BIN)/dibs-rl train --env mo-halfcheetah $(ARGS)
 
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

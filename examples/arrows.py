@@ -2,8 +2,9 @@
 
     python examples/arrows.py --out arrows.png
 
-Left: two gradients, one in a unit that makes it three times longer; their sum follows the longer one. Middle: DiBS sees directions
-only and goes between the two, whatever their lengths. Right: three objectives; the five steps of the local game inside the unit ball.
+Left: two gradients, one in a unit that makes it three times longer; their sum follows the longer one. Middle: DiBS sees
+directions only and goes between the two, whatever their lengths. Right: three objectives; the five steps of the local game
+inside the unit ball.
 """
 
 import argparse
