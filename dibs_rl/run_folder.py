@@ -1,6 +1,7 @@
 """A run's folder: what it holds, under which names, and how to go on with it."""
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -18,6 +19,7 @@ from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
 
 _PACKAGES = ("dibs-rl", "torch", "numpy", "gymnasium", "mo-gymnasium", "mujoco", "stable-baselines3", "torchjd")
+_CPUINFO = Path("/proc/cpuinfo")
 _KEPT_CHECKPOINTS = 3
 _LOCK, _ERROR = ".lock", "error.txt"
 _LOCK_PATIENCE = 3.0  # seconds in which a process that is told to end lets go of its run
@@ -121,7 +123,11 @@ class RunFolder:
 
     def objectives(self) -> list[str]:
         """Names of the run's objectives, in the reward's order."""
-        return list(load_yaml(self.config_file).get("facts", {}).get("objectives", []))
+        return list(self.facts().get("objectives", []))
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the run beside its settings: objectives, backend, versions, and its place in a study."""
+        return load_yaml(self.config_file).get("facts") or {}
 
     @property
     def has_model(self) -> bool:
@@ -163,7 +169,7 @@ class RunFolder:
         Returns:
             What the person should know, a line each.
         """
-        facts = load_yaml(self.config_file).get("facts", {})
+        facts = self.facts()
         resumed = [*facts.get("resumed", []), {"step": steps, **_surroundings()}]
         self._write_config(config, {**facts, "resumed": resumed})
         for part in self.path.rglob(".*.part"):  # what a killed process had begun to write
@@ -254,13 +260,21 @@ def versions() -> dict[str, str]:
 
 
 def _surroundings() -> dict[str, Any]:
-    """Versions, platform and git commit, for whoever wants to repeat the run."""
+    """Versions, machine and git commit, for whoever wants to repeat the run."""
     return {
         "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "machine": _machine(),
         "git_commit": _git_commit(),
     }
+
+
+def _machine() -> str:
+    """How many processors of which kind."""
+    about = _CPUINFO.read_text(encoding="utf-8") if _CPUINFO.is_file() else ""
+    models = re.findall(r"^model name\s*:\s*(.+)$", about, re.MULTILINE)
+    return f"{os.cpu_count()} x {models[0] if models else platform.processor() or platform.machine()}"
 
 
 def _git_commit() -> str:

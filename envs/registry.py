@@ -111,6 +111,19 @@ SPECS: dict[str, EnvSpec] = {
     ]
 }
 
+# What the return of an objective adds up, where a few words say it; the rest are rewards without a unit.
+_SPEED, _ENERGY = "sum of m/s", "minus squared actions"
+_ALIVE = ", + 1 a step"
+_UNITS: dict[str, tuple[str, ...]] = {
+    "mo-halfcheetah-v5": (_SPEED, _ENERGY),
+    "mo-hopper-v5": (f"{_SPEED}{_ALIVE}", f"sum of decimetres{_ALIVE}", f"{_ENERGY}{_ALIVE}"),
+    "mo-walker2d-v5": (f"{_SPEED}{_ALIVE}", f"{_ENERGY}{_ALIVE}"),
+    "mo-swimmer-v5": (_SPEED, _ENERGY),
+    "deep-sea-treasure-v0": ("treasure found", "minus steps"),
+    "minecart-v0": ("ore brought home", "ore brought home", "minus fuel"),
+    "minecart-deterministic-v0": ("ore brought home", "ore brought home", "minus fuel"),
+}
+
 _VERSION = re.compile(r"-v(\d+)$")
 
 
@@ -146,6 +159,12 @@ def objective_names(env_id: str | None, reward_dim: int) -> tuple[str, ...]:
     if spec and len(spec.objectives) == reward_dim:
         return spec.objectives
     return tuple(f"reward_{i}" for i in range(reward_dim))
+
+
+def return_unit(env_id: str, objective: str) -> str:
+    """What an episode's return of an objective adds up: its unit where it has one, else that it is a sum of rewards."""
+    units = dict(zip(SPECS[env_id].objectives, _UNITS[env_id], strict=True)) if env_id in _UNITS else {}
+    return units.get(objective, "sum of rewards")
 
 
 def _import_for_ids(module: str) -> None:

@@ -1,29 +1,56 @@
 """`dibs-rl plot`: learning curves of runs, from their folders alone."""
 
-import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import matplotlib
 import tyro
 
 from dibs_rl.cli.flags import parse, print_line
+from dibs_rl.config import to_plain
+from dibs_rl.curves import RETURN, Curve, common_steps, mean_curve, read_curves
+from dibs_rl.envs.registry import return_unit
 from dibs_rl.errors import UserError
-from dibs_rl.progress_csv import STEP, read_progress
+from dibs_rl.files import atomic_write
+from dibs_rl.reporting.figures import CurvePanel, curve_figure, png
 from dibs_rl.run_folder import RunFolder
 
-_PREFIX = "rollout/return/"
+_COLUMNS = 3
+# What may differ between two seeds of one arm: it changes how fast a run goes or what is kept of it, nothing that is learnt.
+_BESIDES = {"seed", "device", "workers", "threads", "checkpoint_every", "eval_episodes", "eval_stochastic"}
 
 
 @dataclass
 class PlotConfig:
-    """Draw the learning curves of one or several runs, a panel for each objective."""
+    """Draw learning curves, a panel for each objective; of runs that differ only in their seed, the mean and its interval."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
     out: Path | None = None
     """PNG file; curves.png in the first run's folder if not given."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has something to draw.
+
+    Attributes:
+        folder: Where it is kept.
+        config: Its settings.
+        arm: What a study calls it, or its combiner.
+        curves: The mean training return of each objective, by its name.
+    """
+
+    folder: RunFolder
+    config: Any
+    arm: str
+    curves: dict[str, Curve]
+
+    def settings(self) -> dict[str, Any]:
+        """What makes it another arm than a run with other values."""
+        return {key: value for key, value in to_plain(self.config).items() if key not in _BESIDES}
 
 
 def run(arguments: list[str]) -> int:
@@ -34,66 +61,92 @@ def run(arguments: list[str]) -> int:
     out = flags.out or flags.runs[0] / "curves.png"
     if out.suffix != ".png":
         raise UserError(f"The picture is a PNG file: --out must end in .png; found {out}.")
-    draw_curves([RunFolder.open(path) for path in flags.runs], out)
+    draw_runs([RunFolder.open(path) for path in flags.runs], out)
     print_line(f"Picture: {out}")
     return 0
 
 
-def draw_curves(folders: list[RunFolder], out: Path) -> None:
+def draw_runs(folders: Sequence[RunFolder], out: Path) -> None:
     """Draws the mean training returns of runs on one environment's objectives.
 
     Raises:
-        UserError: If no run has logged an episode yet, or the runs' objectives differ.
+        UserError: If no run has logged an episode yet, or the runs' environments or objectives differ.
     """
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    curves = _drawable(folders)
-    names = list(next(iter(curves.values())))
-    if any(list(curve) != names for curve in curves.values()):
+    runs = drawable_runs(folders)
+    env, names = runs[0].config.env, list(runs[0].curves)
+    if any(run.config.env != env for run in runs):
+        raise UserError("These runs are on different environments; plot them apart.")
+    if any(list(run.curves) != names for run in runs):
         raise UserError("These runs have different objectives; plot them apart.")
-    columns = min(len(names), 3)
-    rows = math.ceil(len(names) / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.2 * rows + 0.4), squeeze=False, layout="constrained")
-    for axis, name in zip(axes.flat, names, strict=False):
-        for path, curve in curves.items():
-            axis.plot(*curve[name], label=_label(path, folders), linewidth=1.5)
-        axis.set(title=name, xlabel="environment steps", ylabel="return of an episode")
-        axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-        axis.grid(alpha=0.3)
-    for axis in list(axes.flat)[len(names) :]:
-        axis.set_visible(False)
-    figure.suptitle(f"{folders[0].config().env}: mean return of the last 100 training episodes")
-    if len(curves) > 1:
-        axes.flat[0].legend(fontsize="small")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
+    labelled = mean_by_label(runs)
+    panels = [
+        CurvePanel(name, f"return of an episode\n({return_unit(env, name)})", {k: v[name] for k, v in labelled.items()})
+        for name in names
+    ]
+    title = f"{env}: mean return of the last 100 training episodes"
+    if any(curve.low is not None for curves in labelled.values() for curve in curves.values()):
+        title += "\nlines: mean over seeds; bands: its 95% bootstrap interval"
+    picture = png(curve_figure(title, panels, _COLUMNS))
+    with atomic_write(out) as file:
+        file.write(picture)
 
 
-def _drawable(folders: list[RunFolder]) -> dict[Path, dict[str, tuple[list[float], list[float]]]]:
-    """The runs' curves; says which runs have none yet."""
-    curves = {folder.path: curve for folder in folders if (curve := _curves(folder))}
-    for folder in folders:
-        if folder.path not in curves:
+def drawable_runs(folders: Sequence[RunFolder]) -> list[Run]:
+    """The runs that have curves, each folder once; says which have none yet.
+
+    Raises:
+        UserError: If none has.
+    """
+    runs = []
+    for folder in {folder.path.resolve(): folder for folder in folders}.values():
+        curves, config = read_curves(folder.progress_file), folder.config()
+        order = [name for name in folder.objectives() if RETURN + name in curves]
+        if not order:
             print_line(f"{folder.path} has no finished episode in its progress.csv yet; left out.")
-    if not curves:
+            continue
+        arm = folder.facts().get("study", {}).get("arm", config.combiner)
+        runs.append(Run(folder, config, arm, {name: curves[RETURN + name] for name in order}))
+    if not runs:
         raise UserError("No run to draw: none has finished an episode yet.")
-    return curves
+    return runs
 
 
-def _curves(folder: RunFolder) -> dict[str, tuple[list[float], list[float]]]:
-    rows = read_progress(folder.progress_file) if folder.progress_file.is_file() else []
-    names = [key.removeprefix(_PREFIX) for key in (rows[0] if rows else {}) if key.startswith(_PREFIX)]
-    order = folder.objectives()
-    found = {}
-    for name in sorted(names, key=order.index):
-        points = [(float(row[STEP]), float(row[_PREFIX + name])) for row in rows if row[_PREFIX + name]]
-        found[name] = ([x for x, _ in points], [y for _, y in points])
+def mean_by_label(runs: Sequence[Run]) -> dict[str, dict[str, Curve]]:
+    """Each arm's mean curves by objective, under a label that tells it from the others."""
+    arms = _arms(runs)
+    labels = [_label(arm, [other[0].settings() for other in arms if other[0].arm == arm[0].arm]) for arm in arms]
+    if len(set(labels)) < len(labels):
+        places = [arm[0].folder.path.resolve() for arm in arms]
+        labels = [f"{label}: {at.parent.name}/{at.name}" for label, at in zip(labels, places, strict=True)]
+    found: dict[str, dict[str, Curve]] = {}
+    for label, arm in zip(labels, arms, strict=True):
+        means = {name: mean_curve([run.curves[name] for run in arm]) for name in arm[0].curves}
+        found[label] = {name: curve for name, curve in means.items() if curve is not None}
     return found
 
 
-def _label(path: Path, folders: list[RunFolder]) -> str:
-    """The folder's name, with its parent's where names repeat."""
-    repeated = len({folder.path.name for folder in folders}) < len(folders)
-    return f"{path.parent.name}/{path.name}" if repeated else path.name
+def _arms(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ in their seed alone, together; the same seed once more is an arm of its own, not another seed."""
+    arms: dict[tuple[str, str, int], list[Run]] = defaultdict(list)
+    seen: Counter[tuple[str, str, int]] = Counter()
+    for run in runs:
+        key = (run.arm, repr(run.settings()))
+        again = seen[*key, run.config.seed]
+        seen[*key, run.config.seed] += 1
+        arms[*key, again].append(run)
+    return [part for arm in arms.values() for part in ([arm] if _overlap(arm) else [[run] for run in arm])]
+
+
+def _overlap(arm: Sequence[Run]) -> bool:
+    return all(common_steps([run.curves[name] for run in arm]) for name in arm[0].curves)
+
+
+def _label(arm: Sequence[Run], same_arm: Sequence[dict[str, Any]]) -> str:
+    """The arm's name, the settings in which it differs from others of this name, and its seeds."""
+    mine = arm[0].settings()
+    differing = [key for key in mine if any(other[key] != mine[key] for other in same_arm)]
+    if mine["preference"] and "preference" not in differing:
+        differing.append("preference")
+    parts = [arm[0].arm, *(f"{key} {'none' if mine[key] in ('', None) else mine[key]}" for key in differing)]
+    seeds = f"seed {arm[0].config.seed}" if len(arm) == 1 else f"{len(arm)} seeds"
+    return ", ".join([*parts, seeds])
