@@ -162,7 +162,7 @@ def objective_names(env_id: str | None, reward_dim: int) -> tuple[str, ...]:
 
 
 def return_unit(env_id: str, objective: str) -> str:
-    """What an episode's return of an objective adds up: its unit where it has one, else that it is a sum of rewards."""
+    """What an episode's untransformed return of an objective adds up: its unit where it has one, else that it is a sum."""
     units = dict(zip(SPECS[env_id].objectives, _UNITS[env_id], strict=True)) if env_id in _UNITS else {}
     return units.get(objective, "sum of rewards")
 

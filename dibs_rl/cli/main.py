@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "play episodes with a trained policy and print each objective's return",
     "benchmark": "run a study: environments x conditions x arms x seeds, in parallel processes, resumable",
     "plot": "draw the learning curves of one or several runs",
+    "report": "write a study's results as one page: tables with intervals, pictures, cost",
     "envs": "list the environments, their objectives and how badly these are scaled",
 }
 

@@ -11,6 +11,7 @@ import tyro
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.config import to_plain
 from dibs_rl.curves import RETURN, Curve, common_steps, mean_curve, read_curves
+from dibs_rl.envs import base_and_transform
 from dibs_rl.envs.registry import return_unit
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
@@ -78,9 +79,9 @@ def draw_runs(folders: Sequence[RunFolder], out: Path) -> None:
         raise UserError("These runs are on different environments; plot them apart.")
     if any(list(run.curves) != names for run in runs):
         raise UserError("These runs have different objectives; plot them apart.")
-    labelled = mean_by_label(runs)
+    labelled, base = mean_by_label(runs), base_and_transform(env)[0]
     panels = [
-        CurvePanel(name, f"return of an episode\n({return_unit(env, name)})", {k: v[name] for k, v in labelled.items()})
+        CurvePanel(name, f"return of an episode\n({return_unit(base, name)})", {k: v[name] for k, v in labelled.items()})
         for name in names
     ]
     title = f"{env}: mean return of the last 100 training episodes"
