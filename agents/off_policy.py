@@ -106,14 +106,14 @@ class VectorOffPolicy(VectorLearner, OffPolicyAlgorithm):
         self.replay_buffer.add_outcome(step)
         self.num_timesteps += env.num_envs
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        rewards, dones, infos = step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
+        new_obs, rewards, dones, infos = step.obs, step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
         if dones.any():
             check_observations(step.final_obs, self.num_timesteps // env.num_envs)
             self._note_endings(env)
         callback.update_locals(locals())
         go_on = callback.on_step()
         self._count_episodes(np.flatnonzero(dones), log_interval)
-        return self._to_device(step.obs), go_on
+        return self._to_device(new_obs), go_on
 
     @torch.no_grad()
     def _choose_actions(self, obs: Obs, n: int) -> Tensor:
@@ -149,7 +149,10 @@ class VectorOffPolicy(VectorLearner, OffPolicyAlgorithm):
         super().dump_logs(iteration)
 
     def save_replay_buffer(self, path: Any) -> None:
-        """Saves what the replay buffer holds; the path only ever names a whole file."""
+        """Saves what the replay buffer holds, to an open file or a path, which only ever names a whole file."""
+        if hasattr(path, "write"):
+            torch.save(self.replay_buffer.state_dict(), path)
+            return
         with atomic_write(Path(path)) as file:
             torch.save(self.replay_buffer.state_dict(), file)
 

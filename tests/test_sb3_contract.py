@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.logger import configure
 
 from dibs_rl import DiBS
-from dibs_rl.agents import DiBSPPO
+from dibs_rl.agents import DiBSA2C, DiBSPPO, DiBSSAC
 from dibs_rl.envs import as_vector_env
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
@@ -121,17 +121,25 @@ def test_sb3s_callbacks(tmp_path):
     DiBSPPO.load(next(tmp_path.glob("*.zip")), device="cpu")
 
 
-def test_callbacks_share_sb3s_names(tmp_path):
+KINDS = pytest.mark.parametrize("kind", [DiBSPPO, DiBSA2C, DiBSSAC])
+
+
+def small(kind):
+    return SMALL if kind is DiBSPPO else {"seed": 0, "device": "cpu", "policy_kwargs": {"net_arch": [8]}}
+
+
+@KINDS
+def test_callbacks_share_sb3s_names(kind, tmp_path):
     """Children see their parents' locals; the new observations are in the environment's space; counters agree."""
     checkpoint = CheckpointCallback(save_freq=1, save_path=str(tmp_path))
     every = EveryNTimesteps(64, checkpoint)
     callback = CallbackList([every, LogEveryNTimesteps(64)])
-    model = DiBSPPO("MlpPolicy", point_envs(), **SMALL).learn(128, callback=callback)
+    model = kind("MlpPolicy", point_envs(), **small(kind)).learn(320, callback=callback)  # whole rollouts of each
     assert every.locals["new_obs"] is callback.locals["new_obs"] is checkpoint.locals["new_obs"]
     assert callback.locals["new_obs"].shape == (4, *model.observation_space.shape)
-    assert every.num_timesteps == model.num_timesteps == 128
-    assert every.n_calls == 128 // 4
-    assert len(list(tmp_path.glob("*.zip"))) == 2
+    assert every.num_timesteps == model.num_timesteps == 320
+    assert every.n_calls == 320 // 4
+    assert len(list(tmp_path.glob("*.zip"))) == 5
 
 
 def test_callbacks_of_every_kind():
@@ -143,14 +151,15 @@ def test_callbacks_of_every_kind():
     assert len(seen) == 2 * 16
 
 
+@KINDS
 @pytest.mark.parametrize("no", [False, np.bool_(False), torch.tensor(False)], ids=["Python", "NumPy", "torch"])
-def test_a_callback_may_end_the_run_at_once(no):
+def test_a_callback_may_end_the_run_at_once(kind, no):
     class Stop(BaseCallback):
         def _on_step(self):
             return no
 
     callback = Stop()
-    model = DiBSPPO("MlpPolicy", point_envs(), **SMALL).learn(64, callback=callback)
+    model = kind("MlpPolicy", point_envs(), **small(kind)).learn(64, callback=callback)
     assert (callback.n_calls, model.num_timesteps) == (1, 4)
 
 
