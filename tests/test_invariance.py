@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from mo_gymnasium.wrappers import LinearReward
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from dibs_rl.agents import DiBSA2C, DiBSPPO
+from dibs_rl.agents import DiBSA2C, DiBSPPO, DiBSSAC
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.envs import as_vector_env, make, transform_rewards
-from dibs_rl.popart import PopArtHead
+from dibs_rl.popart import PopArt
 
 WORLDS = 4
 
@@ -35,14 +35,17 @@ class Learner(NamedTuple):
     kind: Any
     period: int
     settings: dict[str, Any]
+    continuous: bool = False  # whether it has continuous actions alone
 
 
 _PPO = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
+_SAC = {"train_freq": 4, "gradient_steps": 4, "learning_starts": 8, "batch_size": 32, "policy_kwargs": {"net_arch": [16, 16]}}
 LEARNERS = {
     "ppo": Learner(DiBSPPO, 16, _PPO),
     "ppo-by-minibatch": Learner(DiBSPPO, 16, {**_PPO, "bargain_every": "minibatch"}),
     "ppo-by-rollout": Learner(DiBSPPO, 16, {**_PPO, "bargain_every": "rollout"}),
     "a2c": Learner(DiBSA2C, 8, {"n_steps": 8}),
+    "sac": Learner(DiBSSAC, 4, _SAC, continuous=True),
 }
 SCALE_FREE = ("dibs", "norm-sum", "mgda", "imtl-g", "aligned-mtl")  # some of them; weighted-sum is not, which is its point
 
@@ -81,7 +84,7 @@ def train(learner, env, factors, *, updates, **more):
     finally:
         env.close()
     log = {key: value for key, value in model.logger.name_to_value.items() if not key.startswith("time/")}
-    heads = [name for name, part in model.policy.named_modules() if isinstance(part, PopArtHead)]
+    heads = [name for name, part in model.policy.named_modules() if isinstance(part, PopArt)]
     units = {f"policy.pth/{head}.{moment}" for head in heads for moment in ("mean", "std")}
     saved = saved_tensors(model)
     assert units
@@ -109,7 +112,7 @@ def flat(tree):
     """Leaves of nested dictionaries and lists, by their path."""
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else None
     if pairs is None:
-        yield "", tree if isinstance(tree, torch.Tensor) else torch.tensor(tree if tree is not None else torch.nan)
+        yield "", tree.detach() if isinstance(tree, torch.Tensor) else torch.tensor(tree if tree is not None else torch.nan)
         return
     for key, part in pairs:
         for path, leaf in flat(part):
@@ -182,6 +185,8 @@ def tiny_env(kind, action, scales, length):
 )
 @example("ppo", "point", "box", [1e-8, 1e6, 0.0], 7, (-40, 40, -40), "dibs")
 def test_powers_of_two_change_no_bit_whatever_is_trained(learner, kind, action, scales, length, exponents, combiner):
+    if LEARNERS[learner].continuous:
+        kind, action = ("mo-swimmer" if kind == "mo-swimmer" else "point"), "box"
     plain_env, scaled_env = (tiny_env(kind, action, scales, length) for _ in range(2))
     m = plain_env.reward_dim
     factors = [2.0**k for k in exponents[:m]]

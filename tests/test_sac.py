@@ -130,11 +130,10 @@ def test_the_step_by_brute_force(combiner, ent_coef):
 # --------------------------------------------------------------------------------------------------------- invariance
 
 
-@pytest.mark.parametrize(("combiner", "exponents"), [("dibs", (40, -40, 7)), ("norm-sum", (-3, 12, 0))])
-def test_powers_of_two_change_no_bit(combiner, exponents):
+def test_powers_of_two_change_no_bit():
     """Rewards times 2^k for 200 updates: policy, temperature, actions and critics; of the units only mean and std follow."""
-    scale = torch.tensor([2.0**k for k in exponents], dtype=torch.float64)
-    plain, scaled = (make(scales=s, combiner=combiner).learn(4 * 210) for s in ((1.0, 1.0, 1.0), tuple(scale.tolist())))
+    scale = torch.tensor([2.0**40, 2.0**-40, 2.0**7], dtype=torch.float64)
+    plain, scaled = (make(scales=s).learn(4 * 210) for s in ((1.0, 1.0, 1.0), tuple(scale.tolist())))
     assert plain._n_updates == 200
     for name, value in state(plain).items():
         value = value * scale if name.endswith(("ensemble.mean", "ensemble.std")) else value
