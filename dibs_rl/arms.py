@@ -14,6 +14,7 @@ RANDOM, EXPERTS, EXPERT = "random", "experts", "expert-"
 _OWN: dict[str, dict[str, Any]] = {
     RANDOM: {"steps": 0, "eval_stochastic": True},
     "sb3-ppo": {"algo": "sb3-ppo"},
+    "dibs-anchored": {"combiner": "dibs", "anchors": "auto"},
 }
 _DIBS_STEPS = re.compile(r"dibs-(\d+)")
 
@@ -28,7 +29,8 @@ def expand(given: Mapping[str, Mapping[str, Any] | None], objectives: Iterable[s
 
     `random` evaluates the untrained policy; `sb3-ppo` is Stable-Baselines3's; `dibs-50` is DiBS with 50 steps; the name of any
     combiner is an arm with that combiner; `expert-OBJECTIVE` learns with all other rewards off, `experts` stands for all of
-    them. Any other name is a new arm, which needs settings.
+    them, and comes along with an arm that has `anchors: auto`, as `dibs-anchored` does. Any other name is a new arm, which
+    needs settings.
 
     Args:
         given: By name: settings, over those that the name says.
@@ -39,11 +41,18 @@ def expand(given: Mapping[str, Mapping[str, Any] | None], objectives: Iterable[s
     """
     known = list(dict.fromkeys(objectives))
     found: dict[str, dict[str, Any]] = {}
+    if any(is_anchored(_said_by(name, known, bool(own)) | dict(own or {})) for name, own in given.items() if name != EXPERTS):
+        given = {EXPERTS: None, **given}  # first, since they are waited for
     for name, settings in given.items():
         names = [EXPERT + objective for objective in known] if name == EXPERTS else [name]
         for one in names:
             found[one] = {**_said_by(one, known, bool(settings)), **(settings or {})}
     return found
+
+
+def is_anchored(settings: Mapping[str, Any]) -> bool:
+    """Whether an arm with these settings plays the anchored game with the study's own experts."""
+    return settings.get("anchors") == "auto"
 
 
 def objectives_in(arm: str) -> set[str]:

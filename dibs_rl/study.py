@@ -55,6 +55,7 @@ class Job:
         arm: Name of what is compared.
         config: All settings.
         given: Those of them that are not shipped for the environment, by name.
+        after: Jobs that must be done before: the experts whose policies are its anchors.
     """
 
     env: str
@@ -62,11 +63,17 @@ class Job:
     arm: str
     config: RunConfig
     given: Mapping[str, Any]
+    after: tuple["Job", ...] = ()
 
     @property
     def path(self) -> Path:
         """Its run folder, within the study's."""
         return Path(self.env.replace(":", "-")) / self.condition / self.arm / f"seed{self.config.seed}"
+
+    @property
+    def anchors(self) -> Path:
+        """Where the policies of its experts are gathered, within the study's folder."""
+        return Path("anchors") / self.env.replace(":", "-") / f"seed{self.config.seed}"
 
 
 def study_file(name: str) -> Path:
@@ -144,6 +151,8 @@ def resolved(study: Study, objectives: Mapping[str, Sequence[str]]) -> Study:
     everybody = [name for env in study.envs for name in objectives[env]]
     steps = {} if study.steps is None else {"steps": study.steps}
     envs = {env: {**study.settings, **steps, **(own or {})} for env, own in study.envs.items()}
+    if any("anchors" in own for own in envs.values()):
+        raise UserError("Anchors belong to an arm: an expert has none.")
     what = conditions.expand(study.conditions, everybody)
     how = arms.expand(study.arms, everybody)
     return dataclasses.replace(study, envs=envs, conditions=what, arms=how, steps=None, settings={})
@@ -153,7 +162,8 @@ def jobs_of(study: Study, objectives: Mapping[str, Sequence[str]]) -> list[Job]:
     """The jobs of a resolved study, the first seed's first.
 
     A condition belongs to the environments that have the objectives it is about, an expert to those that have its own.
-    `random` and the experts only fix the scale of the scores: they are run on the rewards as they are in any case.
+    `random` and the experts only fix the scale of the scores: they are run on the rewards as they are in any case. An arm with
+    `anchors: auto` waits for the experts of the same environment and seed.
 
     Args:
         study: As `resolved` gives it.
@@ -171,7 +181,14 @@ def jobs_of(study: Study, objectives: Mapping[str, Sequence[str]]) -> list[Job]:
                 change = transform or arms.expert_transform(arm, objectives[env])
                 settings = {**(study.envs[env] or {}), **(own or {})}
                 found.append(_job(env, condition, arm, settings, {"transform": change, "seed": seed}))
-    return found
+    return [_behind_its_experts(job, found) for job in found]
+
+
+def _behind_its_experts(job: Job, jobs: Sequence[Job]) -> Job:
+    if not arms.is_anchored(job.given):
+        return job
+    alike = [other for other in jobs if (other.env, other.config.seed) == (job.env, job.config.seed)]
+    return dataclasses.replace(job, after=tuple(other for other in alike if arms.objectives_in(other.arm)))
 
 
 def _job(env: str, condition: str, arm: str, settings: dict[str, Any], of_job: dict[str, Any]) -> Job:

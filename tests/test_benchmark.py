@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from dibs_rl import run_folder
+from dibs_rl.agents.experts import read_experts
 from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.job_process import JobProcess
+from dibs_rl.cli.launchers import Schedule
 from dibs_rl.cli.main import main
 from dibs_rl.run_folder import RunFolder
 
@@ -147,6 +149,52 @@ def test_two_benchmarks_at_once_share_the_jobs(tmp_path):
         assert len(list(run.glob("events.out.tfevents*"))) == 1
         assert "resumed" not in yaml.safe_load((run / "config.yaml").read_text())["facts"]
     assert yaml.safe_load((tmp_path / "study.yaml").read_text())["conditions"]["treasure-x1e3"] == "treasure=1e3"
+
+
+class InThisProcess:
+    """A launcher that trains at once, or fails where it is told to."""
+
+    has_room = True
+
+    def __init__(self, root, broken=()):
+        self.root, self.broken, self.just_ended, self.started = root, broken, [], []
+
+    def start(self, job):
+        self.started.append(job.arm)
+        if job.arm not in self.broken:
+            assert command("train", *train_flags(job, self.root)) == 0
+        self.just_ended.append((job, "failed" if job.arm in self.broken else "done"))
+
+    def ended(self):
+        ended, self.just_ended = self.just_ended, []
+        return ended
+
+
+def anchored(root, broken=()):
+    """Runs a study with the anchored game; returns its launcher, and by arm the states."""
+    _, jobs = read_jobs(BenchmarkConfig(envs=(ENV,), arms=("dibs-anchored",), steps=128, settings=tuple(QUICK)))
+    launcher = InThisProcess(root, broken)
+    schedule = Schedule(jobs, root, launcher)
+    schedule.run(lambda states: None)
+    return launcher, {job.arm: state for job, state in schedule.states.items()}
+
+
+def test_the_anchored_game_is_played_with_the_studys_experts(tmp_path):
+    launcher, states = anchored(tmp_path)
+    assert launcher.started == ["expert-treasure", "expert-time", "dibs-anchored"]
+    assert set(states.values()) == {"done"}
+    with open(tmp_path / ENV / "scale-1/dibs-anchored/seed0/progress.csv") as file:
+        assert any("distance" in column for column in file.readline().split(","))
+    assert set(read_experts(tmp_path / "anchors" / ENV / "seed0")) == {"treasure", "time"}
+    assert anchored(tmp_path)[0].started == []  # all of it is done
+
+
+def test_without_an_expert_there_is_no_anchored_game(tmp_path):
+    launcher, states = anchored(tmp_path, broken=("expert-time",))
+    assert launcher.started == ["expert-treasure", "expert-time"]
+    assert states["dibs-anchored"] == "failed"
+    error = tmp_path / ENV / "scale-1/dibs-anchored/seed0/error.txt"
+    assert error.read_text().splitlines()[0] == "An expert that it needs has failed."
 
 
 def test_a_killed_job_says_so(tmp_path):

@@ -109,6 +109,17 @@ def test_references_are_run_on_the_rewards_as_they_are():
     }
 
 
+def test_the_anchored_game_waits_for_the_experts_of_its_environment_and_seed():
+    found = jobs(arms=["dibs-anchored", "dibs"], conditions=["energy-x1e3"], seeds=[0, 1])
+    anchored = [job for job in found if job.arm == "dibs-anchored"]
+    assert len(anchored) == 4
+    for job in anchored:
+        assert {other.arm for other in job.after} == {f"expert-{name}" for name in OBJECTIVES[job.env]}
+        assert {(other.env, other.config.seed) for other in job.after} == {(job.env, job.config.seed)}
+        assert all(other in found and found.index(other) < found.index(job) for other in job.after)
+    assert all(not job.after for job in found if job not in anchored)
+
+
 def test_arms_differ_in_their_own_settings_only():
     found = jobs(conditions=["energy-x1e3"], arms=["dibs-50", "norm-sum", "sb3-ppo", "mgda"], seeds=[3])
     cheetah = [to_plain(job.config) for job in found if job.env == "mo-halfcheetah-v5"]
@@ -148,6 +159,7 @@ def test_seeds_come_first_so_that_every_arm_has_one_early():
         ({"settings": {"transform": "energy=2"}}, "leave it out"),
         ({"settings": {"eval_episodes": 0}}, "eval_episodes"),
         ({"arms": {"mine": {"algo": "dqn"}}}, "Unknown algorithm"),
+        ({"settings": {"anchors": "auto"}}, "belong to an arm"),
     ],
 )
 def test_mistakes_in_a_study(settings, message):
@@ -175,8 +187,11 @@ def test_every_shipped_study_can_be_run(file, tmp_path):
     """A new file is tested for free: its jobs' flags mean, to `dibs-rl train`, just the jobs' settings."""
     _, found = read_jobs(BenchmarkConfig(file.stem))
     assert len({job.path for job in found}) == len(found)
-    for job in {(job.env, job.arm): job for job in found}.values():
+    for job in {**{job.env: job for job in found}, **{job.arm: job for job in found}}.values():
         config = to_plain(read_config(train_flags(job, tmp_path)))
+        if job.after:
+            assert config["anchors"] == str(tmp_path / job.anchors)
+            config["anchors"] = "auto"
         assert {**config, "threads": 2, "workers": 0} == to_plain(job.config)
         assert config["threads"] == 1
 

@@ -166,7 +166,8 @@ def _check_against_runs(jobs: Sequence[Job], root: Path) -> None:
         if not folder.config_file.is_file():
             continue
         before, now = to_plain(folder.config()), to_plain(job.config)
-        other = [key for key in now if key not in _NOT_COMPARED and before.get(key) != now[key]]
+        passed_over = _NOT_COMPARED | ({"anchors"} if job.after else set())  # these are its experts, wherever they are kept
+        other = [key for key in now if key not in passed_over and before.get(key) != now[key]]
         if other:
             raise UserError(
                 f"{folder.path} is a run with {other[0]} {before.get(other[0])!r}, and not {now[other[0]]!r}: "

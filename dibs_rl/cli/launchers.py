@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from dibs_rl.cli.anchors import gather_anchors
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.job_process import JobProcess, State
 from dibs_rl.run_folder import RunFolder
@@ -120,12 +121,22 @@ class Schedule:
                 continue
             if not self._launcher.has_room:
                 return
-            folder = self._folder(job)
-            if folder.finished:
-                self.states[job] = "done"
-            elif not folder.in_use:  # by another benchmark, say
-                self._launcher.start(job)
-                self.states[job] = "running"
+            self.states[job] = self._begin(job)
+
+    def _begin(self, job: Job) -> State:
+        """Starts a job if its turn has come; returns how it stands then."""
+        folder, before = self._folder(job), [self.states[other] for other in job.after]
+        if folder.finished:
+            return "done"
+        if "failed" in before:
+            folder.write_error("An expert that it needs has failed.", "\n".join(str(other.path) for other in job.after))
+            return "failed"
+        if folder.in_use or any(state != "done" for state in before):  # in use: by another benchmark, say
+            return "waiting"
+        if job.after:
+            gather_anchors(job, self._root)
+        self._launcher.start(job)
+        return "running"
 
     def _folder(self, job: Job) -> RunFolder:
         return RunFolder(self._root / job.path)

@@ -1,0 +1,30 @@
+"""The experts of a study as the anchors of its arms that play the anchored game."""
+
+import shutil
+from pathlib import Path
+
+from dibs_rl import arms
+from dibs_rl.agents.experts import write_experts
+from dibs_rl.files import atomic_write
+from dibs_rl.run_folder import RunFolder
+from dibs_rl.study import Job
+
+
+def gather_anchors(job: Job, root: Path) -> None:
+    """Copies the models of a job's experts, which are done, to one folder, in the form that `--anchors` takes.
+
+    Args:
+        job: One that comes after its experts.
+        root: The study's folder.
+    """
+    folder = root / job.anchors
+    models = {}
+    for expert in job.after:
+        objective = expert.arm.removeprefix(arms.EXPERT)
+        models[objective] = folder / f"{objective}.zip"
+        with open(RunFolder(root / expert.path).model_file, "rb") as source, atomic_write(models[objective]) as copy:
+            shutil.copyfileobj(source, copy)
+    first = job.after[0]
+    of_run = RunFolder(root / first.path).facts()
+    facts = {"env": first.env, "algo": first.config.algo, "steps": first.config.steps, "seed": first.config.seed}
+    write_experts(folder, models, {**facts, "backend": of_run["backend"], "versions": of_run["versions"]})
