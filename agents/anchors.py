@@ -4,7 +4,7 @@ The original bargaining game (DiBS, arXiv 2505.14817) has fixed preferred states
 taken between what policies *do*, never between parameters, which mean nothing under a permutation of neurons.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from gymnasium import spaces
@@ -62,7 +62,7 @@ class Anchors:
         self._measure = _box_gaps if isinstance(action_space, spaces.Box) else _hellinger_gaps
 
     @torch.no_grad()
-    def distances(self, policy: BasePolicy, obs: Obs) -> Tensor:
+    def distances(self, policy: BasePolicy, obs: Obs, active: Tensor | None = None) -> Tensor:
         """How far a policy is from each anchor on a batch of observations.
 
         Box actions: root mean square, over observations and entries, of the difference between the deterministic actions,
@@ -71,24 +71,22 @@ class Anchors:
         Args:
             policy: The policy, in the anchors' spaces.
             obs: Observations `[b, ...]`, unnormalised: each policy has statistics of its own.
+            active: Which observations count for which anchor, `[b, m]` bool; all if not given. Where none does, 0.
 
         Returns:
             Distances `[m]`, float64: 0 for the same behaviour; at most 2 for Box actions and 1 for categories.
         """
         anchors = list(self.policies.values())
-        squares = torch.stack([self._measure(policy, anchors, part) for part in chunks(obs)])
-        sizes = torch.tensor([len(part) for part in _batches(obs)], dtype=torch.float64, device=squares.device)
-        return (sizes @ squares / sizes.sum()).sqrt()
-
-
-def _batches(obs: Obs) -> Iterator[Tensor]:
-    return (next(iter(part.values())) if isinstance(part, dict) else part for part in chunks(obs))
+        squares = torch.cat([self._measure(policy, anchors, part) for part in chunks(obs)])
+        if active is None:
+            return squares.mean(dim=0).sqrt()
+        return (torch.where(active, squares, 0.0).sum(dim=0) / active.sum(dim=0).clamp(min=1)).sqrt()
 
 
 def _box_gaps(policy: BasePolicy, anchors: Sequence[BasePolicy], obs: Obs) -> Tensor:
-    """Mean squared differences of deterministic actions, `[m]`."""
+    """Mean squared differences of the entries of deterministic actions, `[b, m]`."""
     own = _box_actions(policy, obs)
-    return torch.stack([(_box_actions(anchor, obs) - own).square().mean() for anchor in anchors])
+    return torch.stack([(_box_actions(anchor, obs) - own).square().mean(dim=1) for anchor in anchors], dim=1)
 
 
 def _box_actions(policy: BasePolicy, obs: Obs) -> Tensor:
@@ -103,9 +101,9 @@ def _box_actions(policy: BasePolicy, obs: Obs) -> Tensor:
 
 
 def _hellinger_gaps(policy: BasePolicy, anchors: Sequence[BasePolicy], obs: Obs) -> Tensor:
-    """Mean squared Hellinger distances of the distributions of actions, `[m]`."""
+    """Squared Hellinger distances of the distributions of actions, `[b, m]`."""
     own = _root_probabilities(policy, obs)
-    return torch.stack([_squared_hellinger(own, _root_probabilities(anchor, obs)).mean() for anchor in anchors])
+    return torch.stack([_squared_hellinger(own, _root_probabilities(anchor, obs)) for anchor in anchors], dim=1)
 
 
 def _squared_hellinger(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

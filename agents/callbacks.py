@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from dibs_rl.agents.sb3_ppo import SB3PPO
 from dibs_rl.envs import as_vector_env, normalization_of
 from dibs_rl.errors import UserError
-from dibs_rl.evaluation import Episodes, evaluate
+from dibs_rl.evaluation import Episodes, evaluate, mean_returns
 from dibs_rl.selection import Rule
 from dibs_rl.vec_env import VectorRewardVecEnv
 
@@ -69,7 +69,7 @@ class MOEvalCallback(EvalCallback):
         episodes = evaluate(self.model, self.eval_env, self.n_eval_episodes, deterministic=self.deterministic)
         self.evaluations.append((self.num_timesteps, episodes))
         self._save_evaluations()
-        returns = dict(zip(episodes.objectives, episodes.returns.mean(axis=0).tolist(), strict=True))
+        returns = dict(zip(episodes.objectives, mean_returns(episodes.returns).tolist(), strict=True))
         if self.score is not None:
             self.last_mean_reward = float(self.score(returns))
         self._log(returns, episodes)

@@ -120,10 +120,16 @@ class VectorLearner(Records, Persistent):
             log["bargain"].append(describe_bargain(jacobian, direction, weights, self._rows))
         return direction, weights
 
-    def _measure_distances(self, obs: Obs, log: Log) -> None:
-        """Where there are anchors: how far the policy is from each, on observations `[b, ...]`, for the bargains to come."""
+    def _measure_distances(self, obs: Obs, active: Tensor | None, log: Log) -> None:
+        """Where there are anchors: how far the policy is from each, for the bargains to come.
+
+        Args:
+            obs: Observations `[b, ...]`.
+            active: Which objectives they are of, `[b, m]` bool; None where each is of all.
+            log: Is told.
+        """
         if self._preferred is not None and isinstance(self._aggregator, DiBS):
-            self._aggregator.distances = self._preferred.distances(self.policy, obs)
+            self._aggregator.distances = self._preferred.distances(self.policy, obs, active)
             log["anchor_distance"].append(self._aggregator.distances)
 
     def _to_device(self, obs: Any) -> Obs:

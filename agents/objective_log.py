@@ -1,10 +1,13 @@
 """What every learner writes to its log: each objective's return by name."""
 
+import math
 import sys
 import time
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+
+from dibs_rl.evaluation import mean_returns
 
 
 class ObjectiveLog(BaseAlgorithm):
@@ -15,9 +18,10 @@ class ObjectiveLog(BaseAlgorithm):
     def dump_logs(self, iteration: int = 0) -> None:
         """Writes the log: mean return of the last episodes for each objective, lengths and speed."""
         if self.ep_info_buffer:
-            returns = np.stack([episode["r"] for episode in self.ep_info_buffer]).mean(axis=0)
+            returns = mean_returns(np.stack([episode["r"] for episode in self.ep_info_buffer]))
             for name, value in zip(self.objectives, returns.tolist(), strict=True):
-                self.logger.record(f"rollout/return/{name}", value)
+                if not math.isnan(value):
+                    self.logger.record(f"rollout/return/{name}", value)
             self.logger.record("rollout/ep_len_mean", np.mean([episode["l"] for episode in self.ep_info_buffer]))
         if self.ep_success_buffer:
             self.logger.record("rollout/success_rate", np.mean(self.ep_success_buffer))

@@ -103,7 +103,7 @@ class VectorOffPolicy(VectorLearner, OffPolicyAlgorithm):
         self.replay_buffer.add_decision(obs, actions)
         step = env.step_tensors(self._inside_action_space(actions.view(-1, *(self.action_space.shape or ()))))
         check_rewards(step.reward.unsqueeze(0), self.objectives, self.num_timesteps // env.num_envs)
-        self.replay_buffer.add_outcome(step)
+        self.replay_buffer.add_outcome(step, env.active)
         self.num_timesteps += env.num_envs
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         new_obs, rewards, dones, infos = step.obs, step.reward, step.done.cpu().numpy(), env.lazy_infos(step)

@@ -30,7 +30,7 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
     ) -> bool:
         """Fills the buffer with `n_rollout_steps` steps of every world; False if a callback stopped it."""
         self.policy.set_training_mode(False)
-        rollout_buffer.reset()
+        rollout_buffer.reset(env.active)
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         engine = engine_of(self.policy)
@@ -105,6 +105,8 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
         )
         check_objectives(buffer.advantages, self.objectives, f"After {self.num_timesteps} steps the advantage")
         buffer.value_targets = buffer.advantages + values
+        if buffer.active is not None:
+            buffer.advantages.masked_fill_(~buffer.active, 0.0)
 
     def _values(self, engine: Engine, obs: Obs) -> Tensor:
         head = self.policy.value_net

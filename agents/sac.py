@@ -90,7 +90,7 @@ class DiBSSAC(VectorOffPolicy, SAC):
         alpha = self._tune_temperature(log_prob.detach())
         self._step_critic(batch)
         if described:
-            self._measure_distances(batch.obs, self._log)
+            self._measure_distances(batch.obs, batch.active, self._log)
         self._step_actor(batch, actions, log_prob, alpha, self._log if described else None)
         if self._n_updates % self.target_update_interval == 0:
             polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
@@ -115,10 +115,10 @@ class DiBSSAC(VectorOffPolicy, SAC):
         with torch.no_grad():
             next_values = self.critic_target.least(batch.next_obs, self.actor(batch.next_obs)).t().double()
             targets = td_targets(batch.rewards, target.unnormalise(next_values), batch.terminated, self.gamma)
-            online.absorb(targets)
+            online.absorb(targets, batch.active)
             target.change_units(online.moments)
             wanted = online.normalise(targets).float().t()
-        losses = ensemble_losses(self.critic.normalised(batch.obs, batch.actions), wanted)
+        losses = ensemble_losses(self.critic.normalised(batch.obs, batch.actions), wanted, batch.active)
         self.critic.optimizer.zero_grad()
         losses.sum().backward()  # the ensembles share no parameter: each follows its own loss
         self.critic.optimizer.step()
@@ -127,6 +127,8 @@ class DiBSSAC(VectorOffPolicy, SAC):
     def _step_actor(self, batch: Transitions, actions: Tensor, log_prob: Tensor, alpha: Tensor, log: Log | None) -> None:
         """One step of the policy along the combined gradient; the entropy's is added after combining."""
         values, slopes = self.critic.slopes(batch.obs, actions)
+        if batch.active is not None:
+            values, slopes = _of_own(values, slopes, batch.active)
         self._log["q_value"].append(self.critic.ensemble.unnormalise(values.mean(dim=1)))
         losses = sac_policy_losses(actions, *self._counted(values, slopes))
         parameters = self.policy.policy_parameters()
@@ -148,3 +150,13 @@ class DiBSSAC(VectorOffPolicy, SAC):
             return values * voting.unsqueeze(1), slopes * voting.view(-1, 1, 1)
         weights = self._sum.weights_in(units)
         return (weights @ values).unsqueeze(0), torch.tensordot(weights, slopes, dims=1).unsqueeze(0)
+
+
+def _of_own(values: Tensor, slopes: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """Values `[m, b]` and slopes `[m, b, a]` that are 0 where the sample is not of the objective, `[b, m]`.
+
+    Those that are left are multiplied such that the mean over the batch is the one over the objective's own samples.
+    """
+    own = active.t()
+    weights = own.to(values.dtype) * (own.shape[1] / own.sum(dim=1, keepdim=True).clamp(min=1))
+    return values * weights, slopes * weights.unsqueeze(2)

@@ -79,11 +79,12 @@ class CombinedUpdate(VectorRollouts):
             buffer = self.rollout_buffer
             for part in chunks(buffer.flat(buffer.obs)):
                 self.policy.absorb_observations(part)
-            log["explained_variance"].append(explained_variances(buffer.value_targets, buffer.advantages))
+            log["explained_variance"].append(explained_variances(buffer.value_targets, buffer.advantages, buffer.active))
             self._record_updates(log)
 
     def _learn_from_rollout(self, engine: Engine, call: Beside, log: Log) -> None:
-        self._measure_distances(self.rollout_buffer.flat(self.rollout_buffer.obs), log)
+        buffer = self.rollout_buffer
+        self._measure_distances(buffer.flat(buffer.obs), buffer.active_samples(), log)
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
         batch = batch._replace(obs=engine.inputs(batch.obs))
         critic = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
@@ -124,7 +125,8 @@ class CombinedUpdate(VectorRollouts):
         """Takes the policy's steps of one epoch and returns how many it took."""
         for taken, batch in enumerate(batches):
             if weights is None and self.normalize_advantage:
-                batch = batch._replace(advantages=normalise_columns(batch.advantages))
+                active = batch.active if self._sum is None else None
+                batch = batch._replace(advantages=normalise_columns(batch.advantages, active))
             evaluated = engine.evaluate(batch.obs, batch.actions)
             log_ratio = evaluated.log_prob - batch.log_probs
             if not self._may_go_on(log_ratio, log):
@@ -137,7 +139,7 @@ class CombinedUpdate(VectorRollouts):
         found = []
         for batch in islice(batches, taken):
             values = engine.values(batch.obs)
-            losses, slopes = value_losses(values.values, batch.value_targets)
+            losses, slopes = value_losses(values.values, batch.value_targets, batch.active)
             step.along(values.gradient(slopes.mul_(self.vf_coef)))
             found.append(losses)
         return found
@@ -147,16 +149,16 @@ class CombinedUpdate(VectorRollouts):
 
         They are normalised over what is combined at a time: over the rollout here, or over each minibatch (as in SB3).
         """
-        advantages = self.rollout_buffer.advantages.flatten(0, 1)
+        advantages, active = self.rollout_buffer.advantages.flatten(0, 1), self.rollout_buffer.active_samples()
         if self._sum is not None:
-            advantages = self._sum.scalarise(advantages)
+            advantages, active = self._sum.scalarise(advantages, active), None
         over_rollout = self.normalize_advantage and self.bargain_every != "minibatch"
-        return normalise_columns(advantages) if over_rollout else advantages
+        return normalise_columns(advantages, active) if over_rollout else advantages
 
     def _value_targets(self) -> Tensor:
         """Lets the critic's heads take the new targets into their units and returns them in these, `[N, m]`."""
         targets = self.rollout_buffer.value_targets.flatten(0, 1)
-        self.policy.value_net.absorb(targets)
+        self.policy.value_net.absorb(targets, self.rollout_buffer.active_samples())
         return self.policy.value_net.normalise(targets)
 
     def _bargain(self, engine: Engine, rollout: Minibatch, log: Log) -> Tensor | None:

@@ -23,6 +23,7 @@ class Minibatch(NamedTuple):
         log_probs: Their log probabilities when they were taken, `[b]`.
         advantages: What the policy losses see, `[b, k]`: k = m, or 1 where the combiner summed the advantages.
         value_targets: What the critic learns, `[b, m]`, in its heads' units.
+        active: Which objectives the samples are of, `[b, m]` bool; None where every sample is of all.
     """
 
     obs: Obs
@@ -30,6 +31,7 @@ class Minibatch(NamedTuple):
     log_probs: Tensor
     advantages: Tensor
     value_targets: Tensor
+    active: Tensor | None = None
 
 
 class VectorRolloutBuffer:
@@ -71,9 +73,14 @@ class VectorRolloutBuffer:
         self.value_targets = self._storage(reward_dim)
         self.reset()
 
-    def reset(self) -> None:
-        """Makes room for the next rollout."""
+    def reset(self, active: Tensor | None = None) -> None:
+        """Makes room for the next rollout.
+
+        Args:
+            active: Which objectives each world has, `[n, m]` bool; None where every world has them all.
+        """
         self.pos = 0
+        self.active = None if active is None else active.to(self.device).expand(self.buffer_size, *active.shape)
         self._final_obs: list[Obs] = []
 
     def add_decision(self, obs: Obs, actions: Tensor, log_probs: Tensor) -> None:
@@ -129,7 +136,11 @@ class VectorRolloutBuffer:
     def whole(self, policy_advantages: Tensor, value_targets: Tensor) -> Minibatch:
         """The whole rollout, in order, as one batch of views."""
         actions, log_probs = self.actions.flatten(0, 1), self.log_probs.flatten(0, 1)
-        return Minibatch(self.flat(self.obs), actions, log_probs, policy_advantages, value_targets)
+        return Minibatch(self.flat(self.obs), actions, log_probs, policy_advantages, value_targets, self.active_samples())
+
+    def active_samples(self) -> Tensor | None:
+        """Which objectives each sample is of, `[T * n, m]` bool; None where every sample is of all."""
+        return None if self.active is None else self.active.flatten(0, 1)
 
     def _storage(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(self.buffer_size, self.n_envs, *shape, dtype=dtype, device=self.device)
@@ -153,7 +164,8 @@ def rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
 
 def take(batch: Minibatch, index: Tensor | slice) -> Minibatch:
     """Picks samples out of a batch."""
-    return Minibatch(map_obs(lambda part: rows(part, index), batch.obs), *(rows(part, index) for part in batch[1:]))
+    parts = (None if part is None else rows(part, index) for part in batch[1:])
+    return Minibatch(map_obs(lambda part: rows(part, index), batch.obs), *parts)  # type: ignore[arg-type]
 
 
 class Minibatches(Sequence[Minibatch]):

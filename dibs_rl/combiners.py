@@ -35,10 +35,15 @@ class AdvantageSum(Aggregator):
         self.preference = None if preference is None else positive_weights(preference)
         self.normalise = normalise
 
-    def scalarise(self, advantages: Tensor) -> Tensor:
-        """Sums advantages `[N, m]` to `[N, 1]`."""
+    def scalarise(self, advantages: Tensor, active: Tensor | None = None) -> Tensor:
+        """Sums advantages `[N, m]` to `[N, 1]`.
+
+        Args:
+            advantages: 0 where they are not active.
+            active: Which of them count, `[N, m]` bool; all if not given.
+        """
         if self.normalise:
-            advantages = normalise_columns(advantages)
+            advantages = normalise_columns(advantages, active)
         return (advantages @ self._weights(advantages, advantages.shape[1])).unsqueeze(1)
 
     def weights_in(self, units: Tensor) -> Tensor:

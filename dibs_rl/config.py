@@ -37,7 +37,9 @@ class RunConfig:
     """Settings of a training run, whatever the algorithm."""
 
     env: str = "mo-halfcheetah"
-    """Environment id; of a bare name the newest version is taken."""
+    """Environment id; of a bare name the newest version is taken. Several tasks with an objective each: a+b+c."""
+    pad_tasks: bool = False
+    """Of several tasks, fill shorter observations up with zeros, and let actions of different sizes fit."""
     reward_terms: str = ""
     """A vector reward of parts of a scalar one, by their keys in info: forward=reward_forward,energy=-cost."""
     algo: Algorithm = "ppo"

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from dibs_rl.errors import NonFiniteError
 from dibs_rl.vec_env import VectorRewardVecEnv
 
 
@@ -20,7 +21,8 @@ class Episodes(NamedTuple):
 
     Attributes:
         objectives: Names of the m rewards.
-        returns: Undiscounted sums of the rewards, before any transform, `[episodes, m]`.
+        returns: Undiscounted sums of the rewards, before any transform, `[episodes, m]`; NaN for an objective that the
+            world does not have.
         lengths: Steps, `[episodes]`.
         successes: Whether each succeeded, `[episodes]`, where the environment says so (`is_success` in the last info).
     """
@@ -32,7 +34,7 @@ class Episodes(NamedTuple):
 
     def summary(self) -> dict[str, Any]:
         """Mean, standard deviation, least and greatest return of each objective, as plain numbers."""
-        columns = zip(self.objectives, self.returns.T, strict=True)
+        columns = zip(self.objectives, (column[~np.isnan(column)] for column in self.returns.T), strict=True)
         return {
             "episodes": len(self.returns),
             "mean_length": float(self.lengths.mean()),
@@ -48,23 +50,31 @@ class Episodes(NamedTuple):
         }
 
 
+def mean_returns(returns: np.ndarray) -> np.ndarray:
+    """Means `[m]` of the returns of k episodes `[k, m]`, over those that have the objective; NaN where none has."""
+    counts = (~np.isnan(returns)).sum(axis=0)
+    return np.divide(np.nansum(returns, axis=0), counts, out=np.full(returns.shape[1], np.nan), where=counts > 0)
+
+
 def evaluate(
     policy: Policy, env: VectorRewardVecEnv, episodes: int, *, deterministic: bool = True, seed: int | None = None
 ) -> Episodes:
     """Plays episodes and adds up each objective's rewards.
 
     Every world plays the same number of episodes (one more in the first ones where they do not divide evenly), so short
-    episodes do not crowd out long ones.
+    episodes do not crowd out long ones; where worlds have different objectives, all those that have the same do.
 
     Args:
         policy: What acts.
         env: Reset at the start.
-        episodes: How many.
+        episodes: How many; where worlds have different objectives, how many for each of them.
         deterministic: Take the distribution's mode instead of a sample.
         seed: World i is seeded with `seed + i`.
+
+    Raises:
+        NonFiniteError: If a return is not finite.
     """
-    quota = np.full(env.num_envs, episodes // env.num_envs)
-    quota[: episodes % env.num_envs] += 1
+    quota = episode_quota(env, episodes)
     played = np.zeros(env.num_envs, dtype=int)
     returns: list[Sequence[float]] = []
     lengths: list[int] = []
@@ -75,9 +85,29 @@ def evaluate(
         obs, _, dones, infos = env.step(actions)
         for i in np.flatnonzero(dones & (played < quota)):
             episode = infos[i]["episode"]
+            _check_returns(env, int(i), episode["r"])
             returns.append(episode["r"])
             lengths.append(episode["l"])
             if "is_success" in infos[i]:
                 successes.append(bool(infos[i]["is_success"]))
             played[i] += 1
     return Episodes(env.objectives, np.array(returns), np.array(lengths), np.array(successes, dtype=bool))
+
+
+def episode_quota(env: VectorRewardVecEnv, episodes: int) -> np.ndarray:
+    """Episodes that each world plays, `[n]`: worlds with the same objectives share so many out among them."""
+    quota = np.zeros(env.num_envs, dtype=int)
+    kinds: dict[tuple[bool, ...], list[int]] = {}
+    for i in range(env.num_envs):
+        kinds.setdefault(() if env.active is None else tuple(env.active[i].tolist()), []).append(i)
+    for worlds in kinds.values():
+        quota[worlds] = episodes // len(worlds)
+        quota[worlds[: episodes % len(worlds)]] += 1
+    return quota
+
+
+def _check_returns(env: VectorRewardVecEnv, world: int, returns: np.ndarray) -> None:
+    has = [True] * env.reward_dim if env.active is None else env.active[world].tolist()
+    for name, value, counts in zip(env.objectives, returns, has, strict=True):
+        if counts and not np.isfinite(value):
+            raise NonFiniteError(f"The return of {name!r} is {value} in environment {world}: rewards must be finite.")

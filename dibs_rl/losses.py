@@ -12,7 +12,8 @@ class PolicyLosses(NamedTuple):
     Attributes:
         losses: `[k]`.
         slopes: Derivatives by each sample's log probability, `[b, k]`: gradient i is `sum_b slopes[b, i] * grad log pi_b`.
-        clip_fractions: Fraction of the samples whose gradient is clipped away, `[k]`; None where nothing is clipped.
+        clip_fractions: Fraction whose gradient is clipped away, of the samples that have an advantage, `[k]`; None where
+            nothing is clipped.
     """
 
     losses: Tensor
@@ -33,7 +34,9 @@ def ppo_policy_losses(log_ratio: Tensor, advantages: Tensor, clip_range: float) 
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range) * advantages
     followed = surrogate <= clipped
     slopes = torch.where(followed, surrogate, 0.0).div_(-len(log_ratio))
-    return PolicyLosses(-torch.minimum(surrogate, clipped).mean(dim=0), slopes, 1 - followed.to(advantages.dtype).mean(dim=0))
+    # An advantage of 0 is never clipped; it is that of a world that does not have the objective.
+    fractions = (~followed).sum(dim=0, dtype=advantages.dtype) / advantages.count_nonzero(dim=0).clamp(min=1)
+    return PolicyLosses(-torch.minimum(surrogate, clipped).mean(dim=0), slopes, fractions)
 
 
 def a2c_policy_losses(log_prob: Tensor, advantages: Tensor) -> PolicyLosses:
@@ -46,17 +49,21 @@ def a2c_policy_losses(log_prob: Tensor, advantages: Tensor) -> PolicyLosses:
     return PolicyLosses(-(log_prob @ advantages) / len(log_prob), advantages / -len(log_prob))
 
 
-def value_losses(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def value_losses(predictions: Tensor, targets: Tensor, active: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean squared error of each critic head, in the head's normalised units.
 
     Args:
         predictions: `[b, m]`.
         targets: `[b, m]`.
+        active: Which samples count for which head, `[b, m]` bool: the mean is over them alone. All count if not given.
 
     Returns:
         Losses `[m]`, and their derivatives by the predictions, `[b, m]`.
     """
     error = predictions - targets
+    if active is not None:
+        error, counts = torch.where(active, error, 0.0), active.sum(dim=0).clamp(min=1)
+        return error.square().sum(dim=0) / counts, error.mul(2 / counts)
     return error.square().mean(dim=0), error.mul(2 / len(error))
 
 
@@ -78,17 +85,22 @@ def sac_policy_losses(actions: Tensor, values: Tensor, slopes: Tensor) -> Tensor
     return -(values + change).mean(dim=1)
 
 
-def ensemble_losses(predictions: Tensor, targets: Tensor) -> Tensor:
+def ensemble_losses(predictions: Tensor, targets: Tensor, active: Tensor | None = None) -> Tensor:
     """Half the mean squared error of each critic, summed over each objective's k critics, in its normalised units.
 
     Args:
         predictions: `[m, k, b]`.
         targets: `[m, b]`.
+        active: Which samples count for which objective, `[b, m]` bool: the mean is over them alone. All count if not given.
 
     Returns:
         `[m]`.
     """
-    return 0.5 * (predictions - targets.unsqueeze(1)).square().mean(dim=2).sum(dim=1)
+    squares = (predictions - targets.unsqueeze(1)).square()
+    if active is not None:
+        own = active.t()
+        squares = squares * (own * (active.shape[0] / own.sum(dim=1, keepdim=True).clamp(min=1))).unsqueeze(1)
+    return 0.5 * squares.mean(dim=2).sum(dim=1)
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:

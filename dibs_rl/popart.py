@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dibs_rl.returns import own_samples
+
 
 class Moments(NamedTuple):
     """Running mean and standard deviation of the value targets of each objective, `[m]` each, and the batches seen."""
@@ -21,25 +23,34 @@ class Moments(NamedTuple):
     batches: Tensor
 
 
-def update_moments(moments: Moments, targets: Tensor, rate: float) -> Moments:
-    """Moves the moments toward those of a batch of targets `[N, m]`.
+def update_moments(moments: Moments, targets: Tensor, rate: float, active: Tensor | None = None) -> Moments:
+    """Moves the moments toward those of a batch of targets `[N, m]`, of those that are active `[N, m]` where this is given.
 
     The first batch is taken whole, the next ones with step size `max(rate, 1/batches)`: a plain average that turns into
     an exponential one. An objective whose targets have not varied so far has its first batch before it: a small step toward a
     sparse reward would make a unit in which that reward is huge. The variance is updated around the moving mean, which is
-    stable where the mean is large.
+    stable where the mean is large. An objective of which the batch has no target keeps its moments.
     """
     batches = moments.batches + 1
     step = torch.where(moments.std > 0, torch.clamp(1.0 / batches, min=rate), 1.0)
     rounding = 8 * torch.finfo(targets.dtype).eps
-    targets = targets.double()
-    delta = targets.mean(dim=0) - moments.mean
-    batch_variance = targets.var(dim=0, correction=0)
+    batch_mean, batch_variance, seen = _moments_of(targets.double(), active)
+    step = torch.where(seen, step, 0.0)
+    delta = batch_mean - moments.mean
     variance = (1 - step) * (moments.std.square() + step * delta.square()) + step * batch_variance
     mean, std = moments.mean + step * delta, variance.sqrt()
     # Targets that are constant up to rounding have no spread: the noise in their last digit is not a unit.
     std = torch.where(std > rounding * torch.maximum(mean.abs(), delta.abs()), std, 0.0)
     return Moments(mean, std, batches)
+
+
+def _moments_of(targets: Tensor, active: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance of each column's own targets, and whether it has any, `[m]` each."""
+    if active is None:
+        return targets.mean(dim=0), targets.var(dim=0, correction=0), torch.ones_like(targets[0], dtype=torch.bool)
+    own = [part if len(part) else part.new_zeros(1, 1) for part in own_samples(targets, active)]
+    mean = torch.cat([part.mean(dim=0) for part in own])
+    return mean, torch.cat([part.var(dim=0, correction=0) for part in own]), active.any(dim=0)
 
 
 def normalise(values: Tensor, moments: Moments) -> Tensor:
@@ -107,10 +118,15 @@ class PopArt(nn.Module, ABC):
         return normalise(values, self.moments)
 
     @torch.no_grad()
-    def absorb(self, targets: Tensor) -> None:
-        """Takes a batch of value targets `[N, m]`, in the rewards' units, into the moments; outputs are preserved."""
+    def absorb(self, targets: Tensor, active: Tensor | None = None) -> None:
+        """Takes a batch of value targets `[N, m]`, in the rewards' units, into the moments; outputs are preserved.
+
+        Args:
+            targets: The value targets.
+            active: Which of them count, `[N, m]` bool; all if not given.
+        """
         if self.enabled:
-            self.change_units(update_moments(self.moments, targets, self.rate))
+            self.change_units(update_moments(self.moments, targets, self.rate, active))
 
     @torch.no_grad()
     def change_units(self, new: Moments) -> None:

@@ -21,6 +21,7 @@ class Transitions(NamedTuple):
         rewards: `[b, m]`.
         next_obs: Observations the steps led to; of an episode that ended, its last.
         terminated: Whether nothing follows, `[b]` bool. An episode that was cut off by a limit goes on behind it.
+        active: Which objectives the steps are of, `[b, m]` bool; None where each is of all.
     """
 
     obs: Obs
@@ -28,6 +29,7 @@ class Transitions(NamedTuple):
     rewards: Tensor
     next_obs: Obs
     terminated: Tensor
+    active: Tensor | None = None
 
 
 class VectorReplayBuffer:
@@ -72,12 +74,19 @@ class VectorReplayBuffer:
         map_obs(lambda stored, new: stored[here].copy_(new), self._stored.obs, obs)
         self._stored.actions[here].copy_(actions)
 
-    def add_outcome(self, step: Step) -> None:
-        """Copies in what came of it."""
+    def add_outcome(self, step: Step, active: Tensor | None = None) -> None:
+        """Copies in what came of it.
+
+        Args:
+            step: The step.
+            active: Which objectives each world has, `[n, m]` bool; None where every world has them all.
+        """
         here = slice(self._pos, self._pos + self.n_envs)
         self._stored.rewards[here].copy_(step.reward)
         map_obs(lambda stored, new: stored[here].copy_(new), self._stored.next_obs, step.final_obs)
         self._stored.terminated[here].copy_(step.terminated)
+        if active is not None:
+            self._with_mask().active[here].copy_(active)  # type: ignore[index]
         self._pos = (self._pos + self.n_envs) % self.capacity
         self._size = min(self._size + self.n_envs, self.capacity)
 
@@ -98,16 +107,29 @@ class VectorReplayBuffer:
             UserError: If they are of other observations, actions or rewards.
         """
         given = Transitions(**state)
+        if given.active is not None:
+            self._with_mask()
+        elif self._stored.active is not None:
+            given = given._replace(active=torch.ones_like(given.rewards, dtype=torch.bool))
         size = min(len(given.rewards), self.capacity) // self.n_envs * self.n_envs
         newest = slice(len(given.rewards) - size, None)
         for name, stored, new in zip(Transitions._fields, self._stored, given, strict=True):
+            if stored is None or new is None:  # both of them: there is no mask
+                continue
             if _shapes(stored) != _shapes(new):
                 raise UserError(f"The replay buffer holds {name} of shape {_shapes(new)}; the model has {_shapes(stored)}.")
             map_obs(lambda part, new_part: part[:size].copy_(new_part[newest]), stored, new)
         self._size, self._pos = size, size % self.capacity
 
+    def _with_mask(self) -> Transitions:
+        """What is stored, with room for which objectives it is of; what was there before is of all."""
+        if self._stored.active is None:
+            self._stored = self._stored._replace(active=torch.ones_like(self._stored.rewards, dtype=torch.bool))
+        return self._stored
+
     def _map(self, function: Any) -> Transitions:
-        return Transitions(*(map_obs(function, part) for part in self._stored))
+        parts: Any = (None if part is None else map_obs(function, part) for part in self._stored)
+        return Transitions(*parts)
 
     def _storage(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Not filled: the operating system gives the memory when it is first written to."""

@@ -50,26 +50,50 @@ def td_targets(rewards: Tensor, next_values: Tensor, terminated: Tensor, gamma: 
     return rewards + gamma * torch.where(terminated.unsqueeze(1), 0.0, next_values)
 
 
-def explained_variances(targets: Tensor, residuals: Tensor) -> Tensor:
+def own_samples(columns: Tensor, active: Tensor) -> list[Tensor]:
+    """The samples of each column of `[..., k]` that count for it, a column `[c, 1]` each.
+
+    Args:
+        columns: Values of k objectives.
+        active: Which of them count, `[..., k]` bool.
+    """
+    columns, active = columns.flatten(0, -2), active.flatten(0, -2)
+    return [columns[active[:, i], i].unsqueeze(1) for i in range(columns.shape[1])]
+
+
+def explained_variances(targets: Tensor, residuals: Tensor, active: Tensor | None = None) -> Tensor:
     """Share of the variance of the value targets that the critic foresaw, `[..., m]` twice to `[m]`; NaN where there is none.
 
     Args:
         targets: Value targets.
         residuals: Targets minus predictions, which are the advantages.
+        active: Which samples count for which objective, `[..., m]` bool; all if not given.
     """
+    if active is not None:
+        own = zip(own_samples(targets, active), own_samples(residuals, active), strict=True)
+        return torch.cat([explained_variances(target, residual) for target, residual in own])
     targets, residuals = targets.flatten(0, -2), residuals.flatten(0, -2)
     units = unit_power(torch.maximum(targets.abs().amax(dim=0), residuals.abs().amax(dim=0)))
     spread, unforeseen = (targets * units).var(dim=0, correction=0), (residuals * units).var(dim=0, correction=0)
     return torch.where(spread > 0, 1 - unforeseen / spread, torch.nan)
 
 
-def normalise_columns(advantages: Tensor) -> Tensor:
+def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tensor:
     """Centres and scales each column of `[N, k]` on its own.
 
     No epsilon is added to the standard deviation, and squares are taken of numbers next to 1 (in float32 those of 1e-20
     vanish), so a column's units divide out exactly. A column that is constant, or constant up to rounding, becomes zero: an
     objective that has seen no reward yet gives no direction.
+
+    Args:
+        advantages: `[N, k]`.
+        active: Which samples count for which column, `[N, k]` bool; the others become zero. All count if not given.
     """
+    if active is not None:
+        normalised = torch.zeros_like(advantages)
+        for i, own in enumerate(own_samples(advantages, active)):
+            normalised[active[:, i], i] = normalise_columns(own).squeeze(1)
+        return normalised
     if len(advantages) < 2:
         return torch.zeros_like(advantages)
     largest = advantages.abs().amax(dim=0)

@@ -60,12 +60,15 @@ class VectorRewardVecEnv(VecEnv):
         reward_dim: m.
         device: Where the tensors live.
         backend: Name of what steps the worlds; results carry it.
+        active: Which objectives each world has, `[n, m]` bool; None where every world has them all. What a world says of an
+            objective that it does not have means nothing: learners leave it out, and in statistics of episodes it is NaN.
         own_infos: Where a world's episode ended in the last step and the world has an `info` of its own: that, by the world's
             number.
         reward_transform: Changes the rewards of a step after they were counted: statistics of episodes never see it.
     """
 
     backend: str
+    active: Tensor | None = None
     reward_transform: RewardTransform | None = None
 
     def __init__(
@@ -133,12 +136,15 @@ class VectorRewardVecEnv(VecEnv):
 
     def _count_endings(self, done: Tensor) -> tuple[Tensor, Tensor]:
         """Returns `[k, m]` and lengths `[k]` of the episodes that have just ended."""
-        return self._episode_return[done], self._episode_length[done]
+        returns = self._episode_return[done]
+        if self.active is not None:
+            returns = returns.masked_fill(~self.active[done], torch.nan)
+        return returns, self._episode_length[done]
 
     def pop_episodes(self) -> tuple[Tensor, Tensor]:
         """Returns `[k, m]` and lengths `[k]` of the k episodes that ended since the last call (or reset).
 
-        A learner takes them at each step of its own environment.
+        A learner takes them at each step of its own environment. An objective that a world does not have is NaN.
         """
         if not self._finished:
             return self._episode_return[:0], self._episode_length[:0]

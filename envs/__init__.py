@@ -14,6 +14,7 @@ from dibs_rl.envs.factories import factory_of
 from dibs_rl.envs.gym_backend import GymVecEnv
 from dibs_rl.envs.gymnasium_adapter import GymnasiumVecEnvAdapter
 from dibs_rl.envs.gymnasium_vector import GymnasiumVectorEnv
+from dibs_rl.envs.multi_task import MultiTask, task_ids
 from dibs_rl.envs.registry import SPECS, EnvSpec, objective_names, resolve_id
 from dibs_rl.envs.reward_terms import RewardTerms, parse_terms
 from dibs_rl.envs.sb3_adapter import SB3VecEnvAdapter
@@ -36,6 +37,7 @@ __all__ = [
     "GymnasiumVectorEnv",
     "MOVecMonitor",
     "MOVecNormalize",
+    "MultiTask",
     "RewardTerms",
     "SB3VecEnvAdapter",
     "Step",
@@ -47,6 +49,7 @@ __all__ = [
     "normalization_of",
     "objective_names",
     "resolve_id",
+    "task_ids",
     "transform_rewards",
 ]
 
@@ -68,7 +71,8 @@ def make(
     """Makes a vector-reward environment of an id.
 
     Args:
-        env_id: An id of MO-Gymnasium's or registered with Gymnasium; of a bare name the newest version is taken.
+        env_id: An id of MO-Gymnasium's or registered with Gymnasium; of a bare name the newest version is taken. Several ids,
+            `a+b+c`, are the tasks of one environment (`MultiTask`).
         num_envs: Worlds n.
         backend: `"gym"` steps Gymnasium environments one by one; `"batch"` steps MuJoCo tasks all at once, with the same
             results; `"auto"` takes the fastest there is for the id.
@@ -80,7 +84,7 @@ def make(
             wins over an id's own where both name an objective. Statistics of episodes hold the rewards as they were.
         reward_terms: Makes a vector of parts of a scalar reward, as `forward=reward_forward,energy=reward_ctrl` (see
             `RewardTerms`); such an environment is stepped by the `gym` backend.
-        **kwargs: Passed to the environment, which then is stepped by the `gym` backend.
+        **kwargs: Passed to the environment, which then is stepped by the `gym` backend; of several tasks, to `MultiTask`.
 
     Raises:
         UserError: If the id or backend is unknown, the backend does not step the id, something it needs is not installed,
@@ -92,12 +96,16 @@ def make(
         raise UserError(f"There must be at least one environment; found num_envs={num_envs}.")
     env_id, own_transform = base_and_transform(resolve_id(env_id))
     chosen = _choose_backend(backend, env_id, [*kwargs, *(["reward_terms"] if reward_terms else [])])
-    factory = factory_of(env_id, parse_terms(reward_terms), **kwargs)
-    first = factory()
     env: VectorRewardVecEnv
-    if chosen == "batch":
-        env = BatchVecEnv(first, TASKS[env_id], num_envs, threads=workers, device=device, seed=seed)
+    if tasks := task_ids(env_id):
+        if reward_terms:
+            raise UserError("Reward terms are of one task, and several have an objective each: leave them out.")
+        env = MultiTask(tasks, num_envs, workers=workers, device=device, seed=seed, **kwargs)
+    elif chosen == "batch":
+        env = BatchVecEnv(factory_of(env_id)(), TASKS[env_id], num_envs, threads=workers, device=device, seed=seed)
     else:
+        factory = factory_of(env_id, parse_terms(reward_terms), **kwargs)
+        first = factory()
         setup = probe(first, env_id)
         first.close()
         env = GymVecEnv([factory] * num_envs, setup, workers=workers, device=device, seed=seed)
@@ -126,9 +134,9 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
     """Turns whatever a user has into a vector-reward environment.
 
     Args:
-        env: A vector-reward environment; an id (one world); a Gymnasium environment; a factory of one or a list of
-            factories (a world each); an SB3 `VecEnv`, or a vector environment of Gymnasium's or MO-Gymnasium's, whose reward
-            is a vector or whose infos hold one.
+        env: A vector-reward environment; an id (one world, or one a task); a Gymnasium environment; a factory of one or a list
+            of factories (a world each); an SB3 `VecEnv`, or a vector environment of Gymnasium's or MO-Gymnasium's, whose
+            reward is a vector or whose infos hold one.
         device: Where the tensors are wanted.
 
     Raises:
@@ -142,7 +150,7 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
     if isinstance(env, gym.vector.VectorEnv):
         return GymnasiumVecEnvAdapter(env, device=device)
     if isinstance(env, str):
-        return make(env, num_envs=1, device=device, seed=None)
+        return make(env, num_envs=max(1, len(task_ids(resolve_id(env)))), device=device, seed=None)
     if isinstance(env, gym.Env):
         return GymVecEnv([lambda: env], probe(env), device=device)
     if callable(env):

@@ -7,11 +7,12 @@ import difflib
 import importlib
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dibs_rl.config import bare_name
+from dibs_rl.envs.metaworld import MT10
 from dibs_rl.envs.tasks import TASKS
 from dibs_rl.errors import UserError
 
@@ -111,6 +112,9 @@ SPECS: dict[str, EnvSpec] = {
     ]
 }
 
+TASK_SETS: dict[str, Mapping[str, str]] = {"metaworld-mt10": MT10}
+"""Sets of tasks that have an id of their own: the tasks' ids by their names."""
+
 # What the return of an objective adds up, where a few words say it; the rest are rewards without a unit.
 _SPEED, _ENERGY = "sum of m/s", "minus squared actions"
 _ALIVE = ", + 1 a step"
@@ -132,12 +136,14 @@ def resolve_id(name: str, known: Sequence[str] | None = None) -> str:
 
     Args:
         name: An id or a bare name, such as `mo-halfcheetah`; as in Gymnasium, `module:id` imports the module first, which
-            registers the id.
+            registers the id. Several of them, joined by `+`, are found one by one.
         known: Ids to choose from; MO-Gymnasium's, and all that are registered with Gymnasium, if not given.
 
     Raises:
         UserError: If there is no such id; the message has the nearest names.
     """
+    if "+" in name:
+        return "+".join(resolve_id(part, known) for part in name.split("+"))
     module, colon, name = name.rpartition(":")
     if module:
         _import_for_ids(module)
@@ -178,4 +184,4 @@ def _all_ids() -> list[str]:
     import gymnasium as gym
     import mo_gymnasium  # noqa: F401  (registers its ids)
 
-    return [*SPECS, *(env_id for env_id in gym.registry if env_id not in SPECS)]
+    return [*TASK_SETS, *SPECS, *(env_id for env_id in gym.registry if env_id not in SPECS)]

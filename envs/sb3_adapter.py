@@ -38,6 +38,8 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
         names = tuple(objectives) if objectives else names_of(venv)
         self._last_infos: list[dict[str, Any]] = [{} for _ in range(venv.num_envs)]
         super().__init__(venv.num_envs, venv.observation_space, venv.action_space, names, device)
+        if isinstance(venv.unwrapped, VectorRewardVecEnv) and venv.unwrapped.active is not None:
+            self.active = venv.unwrapped.active.to(self.device)
 
     def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Obs:
         return self._tensors(self.venv.reset())

@@ -153,13 +153,7 @@ def probe(env: gym.Env, name: str | None = None) -> WorldSetup:
             f"{called} observes {env.observation_space} and is acted on in {env.action_space}: SB3's policies take no Tuple "
             "of observations, and neither Tuple nor Dict of actions; wrap the environment to flatten it."
         )
-    env.reset()
-    _, reward, _, _, info = env.step(env.action_space.sample())
-    found, key, transform = np.asarray(reward), "", _transform_of(env)
-    if transform:  # episodes are counted before it
-        key = UNTRANSFORMED_KEY
-    elif found.ndim == 0 and REWARD_KEY in info:
-        found, key = np.asarray(info[REWARD_KEY]), REWARD_KEY
+    found, key, info = first_reward(env)
     if found.ndim != 1:
         raise UserError(
             f"{called} gives a scalar reward, and dibs-rl needs a vector with one entry for each objective: let step() "
@@ -173,7 +167,19 @@ def probe(env: gym.Env, name: str | None = None) -> WorldSetup:
     names = _declared_names(env) or objective_names(env.spec.id if env.spec else None, len(found))
     if len(names) != len(found):
         raise UserError(f"{called} names {len(names)} objectives and gives {len(found)} rewards.")
-    return WorldSetup(channels_first_space(env.observation_space), env.action_space, names, key, transform)
+    return WorldSetup(channels_first_space(env.observation_space), env.action_space, names, key, _transform_of(env))
+
+
+def first_reward(env: gym.Env) -> tuple[np.ndarray, str, dict[str, Any]]:
+    """Takes a first step: its reward, `[m]` or a scalar `[]`, where in `info` that is (empty for nowhere), and the `info`."""
+    env.reset()
+    _, reward, _, _, info = env.step(env.action_space.sample())
+    found = np.asarray(reward)
+    if _transform_of(env):  # episodes are counted before it
+        return found, UNTRANSFORMED_KEY, info
+    if found.ndim == 0 and REWARD_KEY in info:
+        return np.asarray(info[REWARD_KEY]), REWARD_KEY, info
+    return found, "", info
 
 
 def channels_first_space(space: spaces.Space) -> spaces.Space:

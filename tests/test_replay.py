@@ -16,7 +16,7 @@ def make_buffer(size=12, n=3, obs=OBS):
     return VectorReplayBuffer(size, obs, ACTIONS, n_envs=n, reward_dim=2)
 
 
-def fill(buffer, steps, n=3, start=0):
+def fill(buffer, steps, n=3, start=0, active=None):
     """Adds steps whose numbers say which they are; returns the transitions one by one, oldest first."""
     kept = []
     for t in range(start, start + steps):
@@ -27,13 +27,13 @@ def fill(buffer, steps, n=3, start=0):
         lent = obs.clone()
         buffer.add_decision(lent, actions)
         lent.fill_(np.nan)  # what a step lends is gone with the next one
-        buffer.add_outcome(Step(obs * 0, rewards, terminated, truncated, obs + 0.5))
+        buffer.add_outcome(Step(obs * 0, rewards, terminated, truncated, obs + 0.5), active)
         kept += zip(obs, actions, rewards, obs + 0.5, terminated, strict=True)
     return kept
 
 
 def stored(buffer):
-    return list(zip(*Transitions(**buffer.state_dict()), strict=True))
+    return list(zip(*Transitions(**buffer.state_dict())[:5], strict=True))
 
 
 def assert_same(found, expected):
@@ -62,7 +62,8 @@ def test_samples_are_whole_transitions_and_all_of_them_come():
     np.random.seed(0)
     batch = buffer.sample(400)
     assert set(batch.rewards[:, 0].tolist()) == set(everything)
-    for row in zip(*batch, strict=True):
+    assert batch.active is None
+    for row in zip(*batch[:5], strict=True):
         assert_same([row], [everything[row[2][0].item()]])
 
 
@@ -76,6 +77,29 @@ def test_state_goes_over_to_other_sizes_and_worlds(size, n):
     assert_same(stored(second), everything[-fits:])
     more = fill(second, 2, n, start=50)
     assert_same(stored(second), (everything[-fits:] + more)[-second.capacity :])
+
+
+OF_ITS_WORLD = torch.tensor([[True, False], [False, True], [True, True]])
+
+
+def test_transitions_know_which_objectives_they_are_of():
+    buffer = make_buffer()
+    everything = fill(buffer, 6, active=OF_ITS_WORLD)
+    assert_same(stored(buffer), everything[-12:])
+    batch = buffer.sample(100)
+    worlds = (batch.rewards[:, 0] % 100).long()
+    assert torch.equal(batch.active, OF_ITS_WORLD[worlds])
+
+
+@pytest.mark.parametrize("masked", [(True, True), (True, False), (False, True)])
+def test_which_objectives_goes_over_to_another_buffer(masked):
+    """What comes from a buffer that does not say it is of all of them."""
+    first, second = make_buffer(), make_buffer()
+    fill(first, 2, active=OF_ITS_WORLD if masked[0] else None)
+    fill(second, 1, active=OF_ITS_WORLD if masked[1] else None)
+    second.load_state_dict(first.state_dict())
+    active = second.state_dict()["active"]
+    assert torch.equal(active, OF_ITS_WORLD.repeat(2, 1) if masked[0] else torch.ones(6, 2, dtype=torch.bool))
 
 
 def test_dictionary_observations():

@@ -11,13 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dibs_rl.cli.flags import parse, print_line
-from dibs_rl.cli.model import Learner, choose_device, load_model, make_env
+from dibs_rl.cli.model import Learner, choose_device, load_model, make_env, worlds_for
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
 from dibs_rl.run_folder import RunFolder
 
-_SEED_OFFSET = 10_000  # evaluation episodes are none of those trained on
-_MOST_WORLDS = 20
+SEED_OFFSET = 10_000  # evaluation episodes are none of those trained on
 
 
 @dataclass
@@ -27,7 +26,7 @@ class EvaluateConfig:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder; of a run that has not finished, the newest checkpoint is taken."""
     episodes: int = 20
-    """How many episodes."""
+    """How many episodes; of several tasks, of each."""
     seed: int | None = None
     """Seed of the first world's first episode; 10000 + the run's seed if not given."""
     stochastic: bool = False
@@ -64,8 +63,8 @@ def evaluate_and_print(
     deterministic: bool = True,
 ) -> None:
     """Plays episodes, prints a table and writes `result.json`, with the cost of the training in it."""
-    seed = _SEED_OFFSET + config.seed if seed is None else seed
-    env = make_env(config, min(episodes, _MOST_WORLDS), seed)
+    seed = SEED_OFFSET + config.seed if seed is None else seed
+    env = make_env(config, worlds_for(config.env, episodes), seed)
     try:
         with torch.no_grad():
             found = evaluate(model, env, episodes, deterministic=deterministic).summary()

@@ -13,7 +13,7 @@ from dibs_rl.cli.benchmark import processors, run_jobs
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.launchers import LocalLauncher
 from dibs_rl.config import Count, RunConfig, Seed
-from dibs_rl.envs import make, resolve_id
+from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder, versions
 from dibs_rl.study import Job, Study
@@ -59,7 +59,7 @@ def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
     if flags.jobs < 0:
         raise UserError(f"At least one expert at a time; found --jobs {flags.jobs}.")
     env_id = resolve_id(flags.env)
-    with contextlib.closing(make(env_id, num_envs=1)) as env:
+    with contextlib.closing(as_vector_env(env_id)) as env:
         objectives, backend = env.objectives, env.backend
     study, jobs = _study(env_id, objectives, flags)
     facts = _facts(env_id, backend, jobs[0].config)

@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from dibs_rl.cli.progress import TrainingDisplay
 from dibs_rl.cost import CostMeter
+from dibs_rl.evaluation import mean_returns
 from dibs_rl.run_folder import RunFolder
 
 
@@ -62,7 +63,7 @@ class Keeper(BaseCallback):
 
     def _show(self) -> None:
         episodes = self.model.ep_info_buffer
-        returns = np.mean([episode["r"] for episode in episodes], axis=0).tolist() if episodes else None
+        returns = mean_returns(np.stack([episode["r"] for episode in episodes])).tolist() if episodes else None
         self._display.update(self._learnt_steps, returns)
 
     def save_what_is_learnt(self) -> None:

@@ -15,16 +15,24 @@ from dibs_rl.agents import SB3PPO, DiBSA2C, DiBSPPO, DiBSSAC
 from dibs_rl.agents.learner import VectorLearner, preference_vector
 from dibs_rl.combiners import make_combiner
 from dibs_rl.config import A2CConfig, OnPolicyConfig, PPOConfig, RunConfig, SACConfig, parse_preference
-from dibs_rl.envs import make
+from dibs_rl.envs import make, task_ids
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import VectorRewardVecEnv
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
+_MOST_WORLDS = 20  # that play episodes
 Learner = VectorLearner | SB3PPO
 
 
 def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
-    """The environment of a run."""
+    """The environment of a run.
+
+    Raises:
+        UserError: If there is none, or tasks are to be padded where there is only one.
+    """
+    padding: dict[str, Any] = {"pad": True} if config.pad_tasks else {}
+    if padding and not task_ids(config.env):
+        raise UserError(f"--pad-tasks is for several tasks, as in --env a+b; found {config.env}.")
     return make(
         config.env,
         num_envs=num_envs,
@@ -33,7 +41,14 @@ def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
         workers=config.workers,
         transform=config.transform,
         reward_terms=config.reward_terms,
+        **padding,
     )
+
+
+def worlds_for(env_id: str, episodes: int) -> int:
+    """Worlds in which so many episodes are played together: of each task, where there are several."""
+    tasks = max(1, len(task_ids(env_id)))
+    return tasks * min(episodes, max(1, _MOST_WORLDS // tasks))
 
 
 def build_model(config: RunConfig, env: VectorRewardVecEnv, device: str) -> Learner:

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: steps, speed, time left and every objective's return by name."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -56,7 +57,7 @@ class TrainingDisplay:
 
         Args:
             steps: Environment steps done.
-            returns: Mean return of the last episodes for each objective; None before the first has ended.
+            returns: Mean return of the last episodes for each objective, NaN where there is none; None before the first.
         """
         self._returns = returns or self._returns
         self._last_update = time.monotonic()
@@ -82,12 +83,16 @@ class TrainingDisplay:
     def _plain_returns(self) -> str:
         if self._returns is None:
             return "(no episode has ended yet)"
-        return "  ".join(f"{name} {value:.5g}" for name, value in zip(self._objectives, self._returns, strict=True))
+        return "  ".join(f"{name} {_shown(value, '.5g')}" for name, value in zip(self._objectives, self._returns, strict=True))
 
     def _picture(self) -> Group:
         table = Table(box=box.SIMPLE_HEAD)
         for name in self._objectives:
             table.add_column(name, justify="right")
-        values: Sequence[float | None] = self._returns or [None] * len(self._objectives)
-        table.add_row(*("-" if value is None else f"{value:,.2f}" for value in values))
+        values = self._returns or [math.nan] * len(self._objectives)
+        table.add_row(*(_shown(value, ",.2f") for value in values))
         return Group(self._bar, Text("mean return of the last 100 episodes", style="dim"), table)
+
+
+def _shown(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
