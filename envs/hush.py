@@ -17,13 +17,18 @@ def hushed(env_id: str) -> Iterator[None]:
 
     The stand-in is for Linux without a display only; whoever sets SDL's variables is obeyed.
     """
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if without_display():
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     with warnings.catch_warnings(), _quiet_compiler(env_id):
         warnings.filterwarnings("ignore", ".*precision lowered by casting", UserWarning)
         warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
         yield
+
+
+def without_display() -> bool:
+    """Whether this is Linux without a display."""
+    return sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ COMMANDS = {
     "benchmark": "run a study: environments x conditions x arms x seeds, in parallel processes, resumable",
     "plot": "draw the learning curves of one or several runs",
     "report": "write a study's results as one page: tables with intervals, pictures, cost",
+    "record": "record a video of a trained policy, with each objective's return over the pictures",
     "envs": "list the environments, their objectives and how badly these are scaled",
 }
 
