@@ -5,8 +5,11 @@ import subprocess
 import sys
 from typing import Any
 
+import gymnasium as gym
+
 from dibs_rl.envs.factories import factory_of
 from dibs_rl.envs.hush import without_display
+from dibs_rl.envs.worlds import EnvFactory
 from dibs_rl.errors import UserError
 
 _MODE = "rgb_array"
@@ -22,12 +25,35 @@ _GL_PACKAGES = {"egl": "libegl1 and libgl1", "osmesa": "libosmesa6"}  # Debian's
 _PATIENCE = 60  # seconds
 
 
-def get_ready_to_draw(env_id: str) -> None:
-    """Makes sure that pictures can be drawn of an environment, without a display if there is none.
+class LastPicture(gym.Wrapper):
+    """Keeps a picture of an episode's last state, which is gone once the next episode has begun.
+
+    Attributes:
+        last_picture: `[h, w, 3]` uint8; None before an episode has ended.
+    """
+
+    last_picture: Any = None
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps the environment."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            self.last_picture = self.env.render()
+        return obs, reward, terminated, truncated, info
+
+
+def drawing_factory(env_id: str) -> EnvFactory:
+    """A function that makes an environment of the id that draws, on a machine without a display if need be.
 
     Raises:
         UserError: If the environment draws no pictures, or what draws them does not work here.
     """
+    _get_ready_to_draw(env_id)
+    factory = factory_of(env_id, render_mode=_MODE)
+    return lambda: LastPicture(factory())
+
+
+def _get_ready_to_draw(env_id: str) -> None:
     if without_display():
         os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")  # not "dummy", for which highway-env draws nothing
     env = factory_of(env_id)()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,15 +14,15 @@ from dibs_rl.cli.evaluate import SEED_OFFSET
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.model import load_model
 from dibs_rl.config import RunConfig
-from dibs_rl.envs import make, task_ids
-from dibs_rl.envs.rendering import get_ready_to_draw
+from dibs_rl.envs import MultiTask, as_vector_env, task_ids
+from dibs_rl.envs.rendering import drawing_factory
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import Policy
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.vec_env import VectorRewardVecEnv
 from dibs_rl.video import ReturnsOverlay, check_video_name, mp4_installed, side_by_side, write_video
 
-_RATE = 30.0  # pictures a second where the environment says nothing
+_RATE = 30.0  # pictures a second, about, of an environment with more steps a second, or that says nothing
 _LAST_PICTURE = 1.0  # seconds that the end stands still, so that the numbers can be read
 
 
@@ -54,48 +54,77 @@ def run(arguments: list[str]) -> int:
     model = load_model(config, folder.newest_model(), None, "cpu")
     env = _drawing_env(config, SEED_OFFSET + config.seed if flags.seed is None else flags.seed)
     try:
-        tapes = [_Tape(env, world, flags.episodes) for world in range(env.num_envs)]
-        rate = float(env.get_attr("metadata", 0)[0].get("render_fps") or _RATE)
+        film = Film(model, env, flags.episodes, deterministic=not flags.stochastic)
         with torch.no_grad():
-            number = write_video(out, _pictures(model, env, tapes, deterministic=not flags.stochastic, rate=rate), rate)
+            number = write_video(out, film.pictures(), film.rate)
     finally:
         env.close()
-    for tape in tapes:
-        tape.print_returns()
-    print_line(f"Video: {out}   ({number} pictures, {number / rate:.1f} s)")
+    for line in film.returns():
+        print_line(line)
+    print_line(f"Video: {out}   ({number / film.rate:.1f} s, {number} pictures)")
     return 0
 
 
 def _drawing_env(config: RunConfig, seed: int) -> VectorRewardVecEnv:
-    """The run's environment with one world, or one for each task, which collect pictures of every step."""
+    """The run's environment with one world, or one for each task, in the gym backend."""
     tasks = task_ids(config.env)
-    for env_id in tasks.values() or [config.env]:
-        get_ready_to_draw(env_id)
-    settings: dict[str, Any] = {"pad": True} if config.pad_tasks else {}
-    env = make(config.env, max(1, len(tasks)), backend="gym", seed=seed, render_mode="rgb_array_list", **settings)
-    env.set_attr("reset_clean", False)  # the last picture of an episode is still wanted when the next one has begun
+    env: VectorRewardVecEnv
+    if tasks:
+        factories = {name: drawing_factory(env_id) for name, env_id in tasks.items()}
+        env = MultiTask(factories, len(tasks), pad=config.pad_tasks)
+    else:
+        env = as_vector_env(drawing_factory(config.env))
+    env.seed(seed)
     return env
 
 
-def _pictures(
-    model: Policy, env: VectorRewardVecEnv, tapes: list["_Tape"], *, deterministic: bool, rate: float
-) -> Iterator[np.ndarray]:
-    """Plays until each world has played its episodes, and gives a picture of all worlds for each step."""
-    obs = env.reset()
-    for tape, frames in zip(tapes, env.env_method("render"), strict=True):
-        tape.start(frames[-1])
-    yield side_by_side([tape.image for tape in tapes])
-    while any(tape.episodes_left for tape in tapes):
-        actions, _ = model.predict(obs, deterministic=deterministic)
-        obs, rewards, dones, _ = env.step(actions)
-        for i, (tape, frames) in enumerate(zip(tapes, env.env_method("render"), strict=True)):
-            tape.add(frames, rewards[i], dones[i])
-        yield side_by_side([tape.image for tape in tapes])
-    for _ in range(round(rate * _LAST_PICTURE)):
-        yield side_by_side([tape.image for tape in tapes])
+class Film:
+    """Episodes of a policy as pictures.
+
+    Args:
+        model: What acts.
+        env: Its worlds draw, and are seen side by side.
+        episodes: How many each world plays.
+        deterministic: Take the distribution's mode instead of a sample.
+
+    Attributes:
+        rate: Pictures a second, so that time passes as in the environment: at most about 30, whatever is left out for that.
+    """
+
+    def __init__(self, model: Policy, env: VectorRewardVecEnv, episodes: int, *, deterministic: bool) -> None:
+        self._model, self._env, self._deterministic = model, env, deterministic
+        self._reels = [_Reel(env, world, episodes) for world in range(env.num_envs)]
+        steps_per_second = float(env.get_attr("metadata", 0)[0].get("render_fps") or _RATE)
+        self._every = max(1, round(steps_per_second / _RATE))
+        self.rate = steps_per_second / self._every
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """Plays until each world has played its episodes, and gives pictures `[h, w, 3]` uint8 of all of them."""
+        obs = self._env.reset()
+        for reel in self._reels:
+            reel.start()
+        yield self._picture()
+        step = 0
+        while any(reel.episodes_left for reel in self._reels):
+            actions, _ = self._model.predict(obs, deterministic=self._deterministic)
+            obs, rewards, dones, _ = self._env.step(actions)
+            step += 1
+            wanted = step % self._every == 0
+            ended = [reel.add(rewards[i], dones[i], wanted) for i, reel in enumerate(self._reels)]
+            if wanted or any(ended):
+                yield self._picture()
+        for _ in range(round(self.rate * _LAST_PICTURE)):
+            yield self._picture()
+
+    def returns(self) -> list[str]:
+        """A line for each episode played, with each objective's return."""
+        return [line for reel in self._reels for line in reel.lines]
+
+    def _picture(self) -> np.ndarray:
+        return side_by_side([reel.image for reel in self._reels])
 
 
-class _Tape:
+class _Reel:
     """What is seen of one world: its last picture, until its episodes have been played.
 
     Args:
@@ -105,37 +134,31 @@ class _Tape:
     """
 
     def __init__(self, env: VectorRewardVecEnv, world: int, episodes: int) -> None:
+        self._env, self._world = env, world
         active = [True] * env.reward_dim if env.active is None else env.active[world].tolist()
         self._columns = np.flatnonzero(active)
         self._names = [env.objectives[j] for j in self._columns]
         self._overlay = ReturnsOverlay(self._names)
-        self._returns: list[np.ndarray] = []
+        self.lines: list[str] = []
         self.episodes_left = episodes
         self.image: Image.Image
 
-    def start(self, frame: np.ndarray) -> None:
-        """Shows the first picture of an episode."""
+    def start(self) -> None:
+        """Shows the first state of an episode."""
         self._overlay.start()
-        self.image = self._overlay.draw(frame)
+        self.image = self._overlay.draw(self._env.env_method("render", indices=[self._world])[0])
 
-    def add(self, frames: list[np.ndarray], rewards: np.ndarray, done: bool) -> None:
-        """Shows what a step led to.
-
-        Args:
-            frames: Its picture, and behind it, where the step ended an episode, the first of the next one.
-            rewards: `[m]`.
-            done: Whether it ended an episode.
-        """
+    def add(self, rewards: np.ndarray, done: bool, wanted: bool) -> bool:
+        """Adds the rewards `[m]` of a step, and shows what it led to if that is wanted or ended an episode; says if it did."""
         if not self.episodes_left:
-            return
+            return False
         self._overlay.add(rewards[self._columns])
-        self.image = self._overlay.draw(frames[0])
         if done:
+            self.image = self._overlay.draw(self._env.get_attr("last_picture", [self._world])[0])
+            pairs = zip(self._names, self._overlay.returns, strict=True)
+            self.lines.append("  ".join(f"{name} {value:,.2f}" for name, value in pairs))
             self.episodes_left -= 1
-            self._returns.append(self._overlay.returns)
             self._overlay.start()
-
-    def print_returns(self) -> None:
-        """Prints the returns of each episode."""
-        for returns in self._returns:
-            print_line("  ".join(f"{name} {value:,.2f}" for name, value in zip(self._names, returns, strict=True)))
+        elif wanted:
+            self.image = self._overlay.draw(self._env.env_method("render", indices=[self._world])[0])
+        return done
