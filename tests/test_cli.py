@@ -299,7 +299,7 @@ def mistakes(tmp_path):
     no_yaml = tmp_path / "no.yaml"
     no_yaml.write_text("a: [")
     return {
-        "unknown command": (["trian"], "train, evaluate"),
+        "unknown command": (["trian"], "train, experts, evaluate"),
         "unknown env": (["train", "--env", "mo-halfcheeta"], "did you mean mo-halfcheetah"),
         "unknown flag": (["train", "--foo", "1"], "--foo"),
         "not a number": (["train", "--steps", "many"], "--steps"),
