@@ -103,7 +103,7 @@ def test_votes_are_preference_times_distance():
     before = model._preferred
     recorded = {}
     measure = before.distances
-    before.distances = lambda policy, obs: recorded.setdefault(len(recorded), measure(policy, obs))
+    before.distances = lambda *given: recorded.setdefault(len(recorded), measure(*given))
     model.learn(16 * 3)
     log = model.logger.name_to_value
     (distances,) = recorded.values()  # once a rollout
