@@ -8,8 +8,12 @@ Papers:
     DiBS-MTL: "Monotonic Transformation Invariant Multi-task Learning", arXiv 2509.23948.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchjd.aggregation import WeightedAggregator, Weighting
@@ -19,6 +23,9 @@ from dibs_rl.errors import NonFiniteError, UserError
 from dibs_rl.units import unit_power
 
 Preference = Tensor | Sequence[float] | None
+# Float64 for the m-by-m algebra, which is written so that it means the same to both: a NumPy array on the CPU, whose calls
+# cost a fraction of torch's on something so small, and a tensor on any other device, where it stays.
+Array = Any
 
 
 def dibs_weights(
@@ -32,57 +39,61 @@ def dibs_weights(
 
     Args:
         cosine: Cosines between the objectives' gradients, shape `[m, m]`. A zero on the diagonal marks an objective whose
-            gradient is zero: it has no vote, and the others' coefficients are as if it were absent.
+            gradient is zero: it has no vote, and the others' coefficients are as if it were absent. Or `[..., m, m]`: many
+            games, side by side.
         steps: Number of steps T of the local game. One step gives the mean of the unit gradients.
         preference: Positive preference weights p, shape `[m]`; all equal if not given. Only their ratios matter.
-        distances: Distances to the preferred states, shape `[m]`, not negative. Given, the anchored game is played.
+        distances: Distances to the preferred states, shape `[..., m]`, not negative. Given, the anchored game is played.
 
     Returns:
-        Coefficients c, shape `[m]`, float64, not negative. The direction is `c @ unit_gradients`; its norm is at most 1.
+        Coefficients c, shape `[..., m]`, float64, not negative. The direction is `c @ unit_gradients`; its norm is at most 1.
 
     Raises:
         UserError: If a shape, `steps`, a preference or a distance is not as said above.
         NonFiniteError: If `cosine` holds a NaN or an infinity.
     """
     q = _checked_cosine(cosine)
-    voting = q.diagonal() > 0
-    p = _checked_preference(preference, q) * voting
+    preference = _preference_beside(q, preference)
+    play: Callable[..., Array] = partial(_local_game, preference=preference, steps=_checked_steps(steps))
+    games: tuple[Array, ...] = (q,)
     if distances is not None:
-        pull = p * _checked_distances(distances, q)
-        return pull / _positive_or_one(pull.sum())
-    if steps < 1:
-        raise UserError(f"The local game takes at least 1 step; found steps={steps}.")
+        play, games = partial(_anchored_game, preference=preference), (q, _checked_distances(distances, q))
+    for _ in range(q.ndim - 2):
+        play = torch.vmap(play)
+    return _tensor(play(*games))
 
-    step_size = p / _positive_or_one(p.sum())
-    c = torch.zeros_like(p)
+
+def _local_game(cosine: Array, preference: Array | None, steps: int) -> Array:
+    """Takes DiBS steps inside the unit ball: cosines `[m, m]` and preference weights `[m]` to coefficients `[m]`."""
+    at_least = torch.clamp_min if isinstance(cosine, Tensor) else np.maximum
+    votes = _votes(cosine, preference)
+    step_size = votes / _positive_or_one(votes.sum())
+    opposed, own = -2 * cosine, cosine.diagonal()
+    c = cross = 0 * own  # the state is delta = -U^T c, and cross is 2 u_i^T delta
+    squared_length = 0.0  # of the state
     for _ in range(steps):
-        q_c = q @ c
-        # |delta + u_i|^2 with delta = -U^T c; rounding can leave a tiny negative number where the state sits on u_i.
-        distance = (c @ q_c - 2 * q_c + q.diagonal()).clamp_min(0).sqrt()
-        c = c + step_size * distance
-        c = c / (c @ q @ c).clamp_min(1).sqrt()  # back onto the unit ball, then carry on from there
+        # |delta + u_i|^2; rounding can leave a tiny negative number where the state sits on u_i.
+        squared_distance = at_least(cross + own + squared_length, 0.0)
+        c = c + step_size * squared_distance**0.5
+        cross = opposed @ c
+        squared_length = c @ cross / -2
+        outside = at_least(squared_length, 1.0)
+        shrink = outside**-0.5  # back onto the unit ball, then carry on from there
+        c, cross, squared_length = c * shrink, cross * shrink, squared_length / outside
     return c
 
 
-def unit_rows(jacobian: Tensor, objectives: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-    """Divides each row of the Jacobian by its Euclidean norm.
+def _anchored_game(cosine: Array, distances: Array, preference: Array | None) -> Array:
+    """One step with the distances `[m]` as they are: cosines `[m, m]` to coefficients `[m]`."""
+    pull = _votes(cosine, preference) * distances
+    return pull / _positive_or_one(pull.sum())
 
-    Args:
-        jacobian: Shape `[m, p]`, any scale.
-        objectives: Names for the error message.
 
-    Returns:
-        The unit rows `[m, p]` (a row of exact zeros stays zero) and the norms `[m]`. Multiplying a row by a power of two
-        changes its unit row in no bit.
-
-    Raises:
-        NonFiniteError: If a row holds a NaN or an infinity; it names the objectives.
-    """
-    largest = check_finite(jacobian, objectives).unsqueeze(1)
-    shrink = unit_power(largest)  # squares of 1e-30 vanish in float32
-    scaled = jacobian * shrink
-    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    return scaled / _positive_or_one(length), (length / shrink).flatten()
+def _votes(cosine: Array, preference: Array | None) -> Array:
+    """The preference `[m]` of each objective that has a gradient, 0 for the others."""
+    own = cosine.diagonal()
+    voting = own / _positive_or_one(own)
+    return voting if preference is None else voting * preference
 
 
 def check_finite(jacobian: Tensor, objectives: Sequence[str] | None = None) -> Tensor:
@@ -99,6 +110,31 @@ def check_finite(jacobian: Tensor, objectives: Sequence[str] | None = None) -> T
     named = objectives is not None and len(objectives) == len(finite)
     names = ", ".join(objectives[i] if objectives and named else f"row {i}" for i in bad)
     raise NonFiniteError(f"The gradient of each objective must be finite; found NaN or infinity in that of {names}.")
+
+
+def unit_rows(jacobian: Tensor, objectives: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+    """Divides each row of the Jacobian by its Euclidean norm.
+
+    Args:
+        jacobian: Shape `[m, p]`, any scale.
+        objectives: Names for the error message.
+
+    Returns:
+        The unit rows `[m, p]` (a row of exact zeros stays zero) and the norms `[m]`. Multiplying a row by a power of two
+        changes its unit row in no bit.
+
+    Raises:
+        NonFiniteError: If a row holds a NaN or an infinity; it names the objectives.
+    """
+    scaled, shrink = _near_one(jacobian, objectives)
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / _positive_or_one(length), (length / shrink).flatten()
+
+
+def _near_one(jacobian: Tensor, objectives: Sequence[str] | None) -> tuple[Tensor, Tensor]:
+    """Rows whose squares neither vanish nor overflow, and the powers of two `[m, 1]` that they were multiplied by."""
+    shrink = unit_power(check_finite(jacobian, objectives)).unsqueeze(1)
+    return jacobian * shrink, shrink
 
 
 def cosines(units: Tensor) -> Tensor:
@@ -122,19 +158,21 @@ class DiBSWeighting(Weighting[PSDMatrix]):
 
     def __init__(self, *, steps: int = 5, preference: Preference = None) -> None:
         super().__init__()
-        if steps < 1:
-            raise UserError(f"The local game takes at least 1 step; found steps={steps}.")
-        self.steps = steps
+        self.steps = _checked_steps(steps)
         self.preference = None if preference is None else positive_weights(preference)
 
-    @torch.no_grad()
     def forward(self, gramian: Tensor, /) -> Tensor:
         """Maps the Gramian `[m, m]` to weights `[m]`: DiBS coefficient over gradient norm, 0 for a zero gradient."""
-        norms = gramian.diagonal().sqrt()
-        divisor = _positive_or_one(norms)
-        cosine = gramian / divisor / divisor.unsqueeze(1)
-        coefficients = dibs_weights(cosine, steps=self.steps, preference=self.preference, distances=self.distances)
-        return coefficients.to(gramian.dtype) / divisor
+        return _tensor(self.weigh(_checked_cosine(gramian))).to(gramian.dtype)
+
+    def weigh(self, gramian: Array) -> Array:
+        """The same in float64, for a Gramian that is known to be finite."""
+        divisor = _positive_or_one(gramian.diagonal() ** 0.5)
+        cosine = gramian / divisor / divisor[:, None]
+        preference = _preference_beside(cosine, self.preference)
+        if self.distances is None:
+            return _local_game(cosine, preference, self.steps) / divisor
+        return _anchored_game(cosine, _checked_distances(self.distances, cosine), preference) / divisor
 
 
 class _JacobianWeighting(Weighting[Matrix]):
@@ -145,10 +183,18 @@ class _JacobianWeighting(Weighting[Matrix]):
         self.game = game
         self.objectives = objectives
 
-    @torch.no_grad()
     def forward(self, jacobian: Tensor, /) -> Tensor:
-        units, norms = unit_rows(jacobian, self.objectives)
-        return self.game(cosines(units)).to(norms.dtype) / _positive_or_one(norms)
+        if not len(jacobian):
+            raise UserError(f"A Jacobian has one row for each of m >= 1 objectives; found shape {list(jacobian.shape)}.")
+        # Float64 has room for the squares of every float32, and the Gramian is finite where its diagonal is.
+        rows, shrink = jacobian.detach().double(), None
+        if rows.dtype == jacobian.dtype:
+            rows, shrink = _near_one(rows, self.objectives)
+        gramian = _array(rows @ rows.T)
+        if not math.isfinite(sum(gramian.diagonal().tolist())):
+            check_finite(jacobian, self.objectives)  # it is not, and this says whose
+        weights = _tensor(self.game.weigh(gramian))
+        return (weights if shrink is None else weights * shrink.squeeze(1)).to(jacobian.dtype)
 
 
 class DiBS(WeightedAggregator):
@@ -179,15 +225,17 @@ class DiBS(WeightedAggregator):
         self.gramian_weighting = game
         self.objectives = objectives
 
-    @torch.no_grad()
     def forward(self, jacobian: Tensor, /) -> Tensor:
         """Combines the rows, in their own precision also where autocast would lower it."""
-        with torch.autocast(jacobian.device.type, enabled=False):
-            weights = self.weighting(jacobian)  # called as a module: TorchJD reads the weights with a hook on it
-            if weights.isfinite().all():
-                return weights @ jacobian
-            units, _ = unit_rows(jacobian, self.objectives)  # a row so small that its weight overflows
-            return self.gramian_weighting(cosines(units)).to(units.dtype) @ units
+        jacobian = jacobian.detach()
+        if torch.is_autocast_enabled(jacobian.device.type):
+            with torch.autocast(jacobian.device.type, enabled=False):
+                return self.forward(jacobian)
+        weights = self.weighting(jacobian)  # called as a module: TorchJD reads the weights with a hook on it
+        if math.isfinite(sum(weights.tolist())):
+            return weights @ jacobian
+        units, _ = unit_rows(jacobian, self.objectives)  # a row so small that its weight overflows
+        return self.gramian_weighting(cosines(units)).to(units.dtype) @ units
 
     @property
     def distances(self) -> Tensor | None:
@@ -213,34 +261,52 @@ def positive_weights(preference: Tensor | Sequence[float], m: int | None = None,
         wanted = f"each of the {m} objectives" if m is not None else "each objective"
         listed = f" ({', '.join(names)})" if names else ""
         raise UserError(f"One preference weight for {wanted}{listed}; found {weights.numel()}.")
-    if not (torch.isfinite(weights).all() and (weights > 0).all()):
+    if not ((weights > 0) & (weights < math.inf)).all():
         raise UserError(f"Preference weights are positive numbers; found {', '.join(f'{w:g}' for w in weights)}.")
     return weights
 
 
-def _positive_or_one(value: Tensor) -> Tensor:
-    """A divisor that leaves an exact zero alone and adds no epsilon to anything else."""
-    return torch.where(value > 0, value, torch.ones_like(value))
+def _array(matrix: Tensor) -> Array:
+    """A float64 matrix for the algebra above; a stack of them stays a tensor everywhere, for `torch.vmap`."""
+    return matrix.numpy() if matrix.dim() == 2 and matrix.device.type == "cpu" else matrix
 
 
-def _checked_cosine(cosine: Tensor) -> Tensor:
-    if cosine.dim() != 2 or cosine.shape[0] != cosine.shape[1] or not len(cosine):
-        raise UserError(f"The cosine matrix has shape [m, m] with m >= 1; found {list(cosine.shape)}.")
-    if not torch.isfinite(cosine).all():
-        raise NonFiniteError("The cosine matrix must be finite; found NaN or infinity.")
-    return cosine.detach().double()
+def _tensor(array: Array) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
-def _checked_preference(preference: Preference, cosine: Tensor) -> Tensor:
+def _preference_beside(cosine: Array, preference: Preference) -> Array | None:
     if preference is None:
-        return cosine.new_ones(len(cosine))
-    return positive_weights(preference, len(cosine)).to(cosine.device)
+        return None
+    weights = positive_weights(preference, cosine.shape[-1])
+    return weights.to(cosine.device) if isinstance(cosine, Tensor) else weights.numpy()
 
 
-def _checked_distances(distances: Tensor | Sequence[float], cosine: Tensor) -> Tensor:
-    d = torch.as_tensor(distances, dtype=cosine.dtype, device=cosine.device)
-    if d.shape != (len(cosine),):
-        raise UserError(f"One distance for each of the {len(cosine)} objectives; found {d.numel()}.")
+def _positive_or_one(value: Array) -> Array:
+    """A divisor that leaves an exact zero alone and adds no epsilon to anything else; for what is not negative."""
+    return value + (value == 0)
+
+
+def _checked_steps(steps: int) -> int:
+    if steps < 1:
+        raise UserError(f"The local game takes at least 1 step; found steps={steps}.")
+    return steps
+
+
+def _checked_cosine(cosine: Tensor) -> Array:
+    shape = cosine.shape
+    if len(shape) < 2 or shape[-1] != shape[-2] or not shape[-1]:
+        raise UserError(f"The cosine matrix has shape [m, m] with m >= 1; found {list(shape)}.")
+    q = _array(cosine.detach().double())
+    if not math.isfinite(abs(q).sum()):
+        raise NonFiniteError("The cosine matrix must be finite; found NaN or infinity.")
+    return q
+
+
+def _checked_distances(distances: Tensor | Sequence[float], cosine: Array) -> Array:
+    d = torch.as_tensor(distances, dtype=torch.float64, device=cosine.device).detach()
+    if d.shape != cosine.shape[:-1]:
+        raise UserError(f"One distance for each of the {cosine.shape[-1]} objectives; found {d.numel()}.")
     if not (torch.isfinite(d).all() and (d >= 0).all()):
         raise UserError(f"Distances are finite and not negative; found {d.tolist()}.")
-    return d
+    return d if isinstance(cosine, Tensor) else d.numpy()

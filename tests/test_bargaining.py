@@ -580,7 +580,7 @@ def test_non_finite_cosines_are_refused(bad: float) -> None:
         dibs_weights(cosine)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 3), (0, 0), (2, 2, 2), ()])
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (0, 0), (2, 2, 3), (4, 0, 0), ()])
 def test_wrong_cosine_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"shape \[m, m\] with m >= 1; found \["):
         dibs_weights(torch.zeros(shape))
@@ -650,6 +650,34 @@ def test_only_ratios_of_preferences_matter(m: int, factor: float, seed: int) -> 
     for more in ({}, {"distances": torch.arange(1.0, m + 1)}):
         plain = dibs_weights(units @ units.T, preference=preference, **more)
         assert_close(dibs_weights(units @ units.T, preference=factor * preference, **more), plain, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("more", [{}, {"steps": 50}, {"preference": [1.0, 2.0, 0.5]}, {"distances": True}], ids=str)
+def test_many_games_side_by_side(more: dict[str, object]) -> None:
+    """A stack of cosine matrices is a stack of games. It is played by torch's operations, one game on a CPU by NumPy's."""
+    units = unit_rows(normal(12, 5, seed=1))[0].view(2, 2, 3, 5)
+    units[0, 1, 2] = 0  # one without a vote
+    cosine = units @ units.mT
+    distances = normal(2, 2, 3, seed=2).abs()
+    together = dibs_weights(cosine, **({**more, "distances": distances} if "distances" in more else more))
+    assert together.shape == (2, 2, 3)
+    for i, j in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+        own = {**more, "distances": distances[i, j]} if "distances" in more else more
+        assert_close(together[i, j], dibs_weights(cosine[i, j], **own), atol=1e-13, rtol=0)
+
+
+def test_distances_of_many_games_have_their_shape() -> None:
+    with pytest.raises(UserError, match="One distance for each of the 3 objectives; found 3"):
+        dibs_weights(torch.eye(3).expand(2, 3, 3), distances=[1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gradients(dtype: torch.dtype) -> None:
+    """The algebra is in float64 whatever the gradients come in."""
+    jacobian = (normal(4, 50, seed=3) * torch.tensor([[1e-3], [1.0], [10.0], [1e-2]])).to(dtype)
+    direction = DiBS()(jacobian)
+    assert direction.dtype == dtype
+    assert_close(direction.double(), DiBS()(jacobian.double()), atol=2e-2, rtol=0)
 
 
 def test_inputs_are_left_alone() -> None:
