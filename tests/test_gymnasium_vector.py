@@ -8,7 +8,7 @@ import mo_gymnasium
 import numpy as np
 import pytest
 import torch
-from fake_envs import PointEnv
+from fake_envs import PointEnv, TellingEnv, linear, mo_worker
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from mo_gymnasium.wrappers import LinearReward
@@ -21,49 +21,37 @@ from dibs_rl.vec_env import map_obs
 
 SEED = 3
 NEXT, SAME, DISABLED = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
-FORK = {"context": "fork"}  # processes that start at once; the worlds here hold no threads
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+FRESH = {"context": "forkserver"}  # a process with threads, as that of the tests, is not safely forked
 
 
 @pytest.fixture(autouse=True)
 def _mo_gymnasiums_worker(monkeypatch):
     """MO-Gymnasium 1.3.2's worker takes one argument less than Gymnasium 1.4 gives it: no `MOAsyncVectorEnv` can be made."""
-    worker = wrappers._mo_async_worker
-    if len(inspect.signature(worker).parameters) == 7:
-        monkeypatch.setattr(wrappers, "_mo_async_worker", lambda *arguments: worker(*arguments[:7]))
-
-
-class Successful(PointEnv):
-    """Says in its last info how it went, in a dictionary within as well."""
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = super().step(action)
-        if truncated:
-            info = {"is_success": self.place > 0, "at": {"place": self.place}}
-        return obs, reward, terminated, truncated, info
+    if len(inspect.signature(wrappers._mo_async_worker).parameters) == 7:
+        monkeypatch.setattr(wrappers, "_mo_async_worker", mo_worker)
 
 
 def staggered(**kwargs):
     """Worlds whose episodes end at different steps."""
-    return [functools.partial(Successful, length=length, **kwargs) for length in (3, 5, 7)]
+    return [functools.partial(TellingEnv, length=length, **kwargs) for length in (3, 5, 7)]
 
 
 def summed(factories):
-    return [lambda factory=factory: LinearReward(factory()) for factory in factories]
+    return [functools.partial(linear, factory) for factory in factories]
 
 
 KINDS = {
     "MOSyncVectorEnv": MOSyncVectorEnv,
     "MOSyncVectorEnv, not copying": lambda fns: MOSyncVectorEnv(fns, copy=False),
-    "MOAsyncVectorEnv": lambda fns: MOAsyncVectorEnv(fns, **FORK),
-    "MOAsyncVectorEnv, not copying": lambda fns: MOAsyncVectorEnv(fns, copy=False, **FORK),
-    "MOAsyncVectorEnv, same step": lambda fns: MOAsyncVectorEnv(fns, autoreset_mode=SAME, **FORK),
-    "AsyncVectorEnv": lambda fns: AsyncVectorEnv(fns, **FORK),
-    "AsyncVectorEnv, same step": lambda fns: AsyncVectorEnv(fns, autoreset_mode=SAME, **FORK),
+    "MOAsyncVectorEnv": lambda fns: MOAsyncVectorEnv(fns, **FRESH),
+    "MOAsyncVectorEnv, not copying": lambda fns: MOAsyncVectorEnv(fns, copy=False, **FRESH),
+    "MOAsyncVectorEnv, same step": lambda fns: MOAsyncVectorEnv(fns, autoreset_mode=SAME, **FRESH),
+    "AsyncVectorEnv": lambda fns: AsyncVectorEnv(fns, **FRESH),
+    "AsyncVectorEnv, same step": lambda fns: AsyncVectorEnv(fns, autoreset_mode=SAME, **FRESH),
     "SyncVectorEnv, in infos": lambda fns: SyncVectorEnv(summed(fns)),
     "SyncVectorEnv, in infos, same step": lambda fns: SyncVectorEnv(summed(fns), autoreset_mode=SAME),
     "SyncVectorEnv, in infos, disabled": lambda fns: SyncVectorEnv(summed(fns), autoreset_mode=DISABLED),
-    "AsyncVectorEnv, in infos": lambda fns: AsyncVectorEnv(summed(fns), **FORK),
+    "AsyncVectorEnv, in infos": lambda fns: AsyncVectorEnv(summed(fns), **FRESH),
     "under a wrapper": lambda fns: gym.wrappers.vector.TransformAction(MOSyncVectorEnv(fns), lambda actions: actions),
     "ours, there and back": lambda fns: GymnasiumVectorEnv(as_vector_env(fns)),
 }
@@ -239,13 +227,9 @@ def test_options_reach_all_worlds():
 # ----------------------------------------------------------------------------------------------------- names and questions
 
 
-class Named(PointEnv):
-    objectives = ("place", "effort")
-
-
 @pytest.mark.parametrize("kind", ["MOSyncVectorEnv", "MOAsyncVectorEnv", "SyncVectorEnv, in infos", "ours, there and back"])
 def test_names_are_the_worlds(kind):
-    env = as_vector_env(KINDS[kind]([Named] * 2))
+    env = as_vector_env(KINDS[kind]([functools.partial(TellingEnv, objectives=("place", "effort"))] * 2))
     assert env.objectives == ("place", "effort")
     env.close()
 
@@ -304,7 +288,7 @@ REFUSED = {
         lambda: gym.make_vec("CartPole-v1", 2, vectorization_mode="vector_entry_point"),
         r"CartPoleVectorEnv resets worlds in the step after .*SAME_STEP",
     ),
-    "no shared memory": (lambda: MOAsyncVectorEnv([PointEnv], shared_memory=False, **FORK), "shared_memory=True"),
+    "no shared memory": (lambda: MOAsyncVectorEnv([PointEnv], shared_memory=False, **FRESH), "shared_memory=True"),
     "no mode": (without_metadata, r"set metadata\['autoreset_mode'\]"),
     "actions from 1": (lambda: MOSyncVectorEnv([FromOne]), "start at 0"),
 }
