@@ -1,6 +1,6 @@
 """Soft actor-critic with one Q-ensemble and one policy gradient per reward, and the entropy outside the game."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
@@ -39,8 +39,9 @@ class DiBSSAC(VectorOffPolicy, SAC):
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a class with the `VectorSAC` mixin. `policy_kwargs` takes
             `popart` (on) beside SB3's.
         env: An id, an environment, a factory or list of factories, or a vector environment, with continuous actions.
-        **kwargs: `combiner`, `preference`, and those of `stable_baselines3.SAC`. `gradient_steps` is -1 if not given: as many
-            updates as environment steps in all worlds together. Replay buffers of SB3's and `n_steps` are refused.
+        ent_coef: The temperature alpha, or `"auto_0.1"` to start there and be tuned. SB3's start of 1 is for rewards' sizes:
+            beside a direction of norm at most 1 it would drown the rewards for thousands of steps.
+        **kwargs: `VectorOffPolicy`'s and those of `stable_baselines3.SAC`. SB3's replay buffers and `n_steps` are refused.
 
     Raises:
         UserError: If the environment gives no vector reward, its actions are not continuous, or an argument is not as said.
@@ -58,6 +59,9 @@ class DiBSSAC(VectorOffPolicy, SAC):
     policy: VectorSAC
     critic: VectorQ  # type: ignore[assignment]
     critic_target: VectorQ  # type: ignore[assignment]
+
+    def __init__(self, policy: str | type[VectorSAC], env: Any, *, ent_coef: str | float = "auto_0.1", **kwargs: Any) -> None:
+        super().__init__(policy, env, ent_coef=ent_coef, **kwargs)
 
     def _setup_model(self) -> None:
         if not issubclass(self.policy_class, VectorSAC):

@@ -182,25 +182,24 @@ def test_a_late_reward_starts_with_units_of_its_own():
 # ----------------------------------------------------------------------------------------------------------- learning
 
 
-class Target(PointEnv):
-    """Rewards: minus a thousand times the distance from 1, and minus a thousandth of the effort."""
+class Targets(PointEnv):
+    """Rewards: minus a thousand times the distance from 1, and minus a thousandth of that from 1.5."""
 
     def __init__(self):
-        super().__init__(scales=(1.0, 1.0, 1.0), length=30)
-        self.reward_space = type(self.reward_space)(-np.inf, np.inf, (2,))
+        super().__init__(length=30)
 
     def step(self, action):
-        obs, rewards, *rest = super().step(3 * np.asarray(action))
-        return obs, np.float32([1e3 * rewards[2], 1e-3 * rewards[1]]), *rest
+        obs, _, *rest = super().step(3 * np.asarray(action))
+        return obs, np.float32([-1e3 * abs(self.place - 1), -1e-3 * abs(self.place - 1.5)]), *rest
 
 
 def test_it_learns():
-    """The point is brought to its target though its effort costs, whatever the two are counted in."""
-    model = make(envs=[Target] * 4, learning_starts=200, batch_size=64, learning_rate=3e-3, gamma=0.9)
-    env = as_vector_env([Target] * 4)
+    """The point is brought between its two targets, whatever the distances are counted in."""
+    model = make(envs=[Targets] * 4, learning_starts=200, batch_size=64, learning_rate=3e-3, gamma=0.9)
+    env = as_vector_env([Targets] * 4)
     before = evaluate(model, env, 20, seed=5).returns.mean(axis=0)
     after = evaluate(model.learn(1000), env, 20, seed=5).returns.mean(axis=0)
-    assert after[0] > 0.6 * before[0]
+    assert (after > 0.7 * before).all()  # 0.39 and 0.19 when this was written
 
 
 @pytest.mark.parametrize("combiner", [name for name in COMBINERS if name != "dibs"])
