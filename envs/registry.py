@@ -113,7 +113,7 @@ SPECS: dict[str, EnvSpec] = {
 }
 
 TASK_SETS: dict[str, Mapping[str, str]] = {"metaworld-mt10": MT10}
-"""Sets of tasks that have an id of their own: the tasks' ids by their names."""
+"""Sets of tasks with one reward each that have an id of their own: the tasks' ids by their names."""
 
 # What the return of an objective adds up, where a few words say it; the rest are rewards without a unit.
 _SPEED, _ENERGY = "sum of m/s", "minus squared actions"

@@ -18,7 +18,8 @@ from dibs_rl.cli.launchers import Launcher, LocalLauncher, Schedule
 from dibs_rl.cli.ray_launcher import RayLauncher
 from dibs_rl.cli.study_display import StudyDisplay, error_of
 from dibs_rl.config import Count, by_objective_text, to_plain
-from dibs_rl.envs import SPECS, base_and_transform, make, resolve_id
+from dibs_rl.envs import SPECS, base_and_transform, make, resolve_id, task_ids
+from dibs_rl.envs.registry import TASK_SETS
 from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder
@@ -155,7 +156,9 @@ def _objectives(env_id: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     spec = SPECS.get(base_and_transform(env_id)[0])
     if spec and spec.installed and not terms:
         return spec.objectives
-    with contextlib.closing(make(env_id, num_envs=1, reward_terms=terms)) as env:
+    if env_id in TASK_SETS:
+        return tuple(TASK_SETS[env_id])
+    with contextlib.closing(make(env_id, num_envs=max(1, len(task_ids(env_id))), reward_terms=terms)) as env:
         return env.objectives
 
 
