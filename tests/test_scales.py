@@ -202,6 +202,12 @@ def test_command_line(capsys, known_env):
     assert json.loads(capsys.readouterr().out)["mo-hopper-v5"]["objectives"] == ["forward", "height", "energy"]
 
 
+def test_names_are_never_cut_off(capsys):
+    """Not by the widest numbers either."""
+    assert command("envs", "--probe", "mo-halfcheetah", "--episodes", 2, "--transform", "energy=1e6,forward=1e-6") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if " ± " in line] == ["forward", "energy"]
+
+
 def test_mistakes(capsys):
     for arguments, message in (
         (["--probe", "mo-hoppper"], "did you mean mo-hopper"),

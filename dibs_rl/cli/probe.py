@@ -18,6 +18,7 @@ from dibs_rl.scales import Scales, measure
 from dibs_rl.untrained import OneAction, RandomActions, play, simple_actions
 from dibs_rl.verdicts import Verdict, percent, verdicts
 
+_WIDEST = 250  # characters of a table; a narrower terminal breaks its lines, which is better than names cut off
 _SIMPLE_EPISODES = 3  # with one action all the time, for each action
 
 
@@ -89,7 +90,7 @@ def _print_table(env_id: str, scales: Scales, found: list[Verdict]) -> None:
         f"{env_id}: {scales.episodes} episodes of {scales.lengths.mean:,.0f} steps (mean) with uniformly random actions"
     )
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("objective", overflow="fold")
+    table.add_column("objective", no_wrap=True)
     for column in ("a step", "not 0", "an episode", "advantage", "share"):
         table.add_column(column, justify="right", no_wrap=True)
     least = min((scale.advantage_std for scale in scales.objectives.values() if scale.advantage_std > 0), default=1.0)
@@ -103,7 +104,9 @@ def _print_table(env_id: str, scales: Scales, found: list[Verdict]) -> None:
             f"± {_short(scale.advantage_std)}\n[dim]x {scale.advantage_std / least:.3g}[/dim]",
             percent(scale.advantage_share),
         )
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, console.measure(table, options=console.options.update_width(_WIDEST)).maximum)
+    console.print(table)
     _print_correlations(list(scales.objectives), scales.return_correlation)
     for verdict in found:
         print_line(f"{', '.join(verdict.arms)} ({verdict.rule}): {verdict.why}.")
