@@ -1,6 +1,6 @@
 """How long it takes to combine m gradients into one direction: DiBS and TorchJD's methods.
 
-    python benchmarks/combiners.py                # about 3 minutes
+    python benchmarks/combiners.py                # about half a minute
     python benchmarks/combiners.py --threads 2
 
 Two tables of microseconds: from a Jacobian `[m, p]` of float32 to the direction `[p]`, which is what a training step pays; and
@@ -67,7 +67,8 @@ def table(title: str, columns: dict[int, dict[str, list[float]]]) -> str:
         cells = []
         for found in columns.values():
             ratios = [other / dibs for other, dibs in zip(found[name], found[DIBS], strict=True)]
-            over = "" if name == DIBS else f" ({statistics.median(ratios):.2g})"
+            ratio = statistics.median(ratios)
+            over = "" if name == DIBS else f" ({ratio:.2f})" if ratio < 10 else f" ({ratio:.0f})"
             cells.append(f"{1e6 * statistics.median(found[name]):,.0f}{over}")
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)

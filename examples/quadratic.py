@@ -101,7 +101,7 @@ def mark_plane(axis: Axes, title: str) -> None:
     """Marks the five preferred states with their costs."""
     axis.plot(*PREFERRED.T, "k^", markersize=7)
     for name, point in zip(COSTS, PREFERRED, strict=True):
-        axis.annotate(name, point, xytext=(0, -15), textcoords="offset points", ha="center", fontsize=9)
+        axis.annotate(name, point, xytext=(0, -15), textcoords="offset points", ha="center", fontsize=9, zorder=4)
     axis.set(title=title, aspect="equal", xlim=(-4.2, 8.2), ylim=(-3, 9.5))
     axis.legend(loc="upper center", ncols=2, fontsize=8)
 

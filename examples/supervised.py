@@ -121,11 +121,12 @@ def score(network: Network, data: Data) -> Tensor:
 def picture(curves: dict[tuple[str, str], Tensor], path: Path) -> None:
     """Draws both test scores of every run."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    styles = dict(zip(TRANSFORMS, ("-", (0, (4, 2)), (0, (1, 3))), strict=True))
-    for (method, transform), scores in curves.items():
-        colour, width = ("tab:blue", 2.5) if method == "DiBS" else ("tab:orange", 1.5)
+    shades = {"DiBS": ("#9ecae1", "#3182bd", "#08306b"), "sum": ("#fdbe85", "#fd8d3c", "#a63603")}
+    widths = {"DiBS": (7, 3.5, 1), "sum": (1.5, 1.5, 1.5)}  # lines that lie on each other are to be seen
+    for number, ((method, transform), scores) in enumerate(curves.items()):
+        style = {"color": shades[method][number % 3], "linewidth": widths[method][number % 3]}
         for axis, column in zip(axes, scores.T, strict=True):
-            axis.plot(column, color=colour, linestyle=styles[transform], linewidth=width, label=f"{method}, {transform}")
+            axis.plot(column, **style, label=f"{method}, {transform}")
     axes[0].set(title="digits told right, test images", xlabel="steps", ylabel="share", ylim=(0, 1))
     axes[1].set(title="error of the drawn images, test images", xlabel="steps", ylabel="root mean square, grey levels of 16")
     axes[1].legend(title="the image's squared error", fontsize=9)

@@ -1,6 +1,6 @@
 """The two-objective toy problem of CAGrad and Nash-MTL, as it is and with its first loss f replaced by sign(f) f^4.
 
-    python examples/toy.py --out toy.png
+    python examples/toy.py --out toy.png     # some minutes, nearly all of them Nash-MTL's
 
 The replacement is increasing, so it changes nobody's mind about which point is better, and the Pareto front (grey) stays where
 it is. Each column is a method: from five starts (dots) it goes where its direction points, in steps of the same length for all
@@ -8,7 +8,8 @@ methods, shorter towards the end.
 
 What to see. Both games of DiBS walk the same way in both rows: they see unit gradients only. The local game ends where it
 comes upon the front, the anchored game in the middle between the two preferred states. The sum, MGDA and PCGrad go elsewhere
-once f has been raised to its fourth power.
+once f has been raised to its fourth power. So does Nash-MTL: its exact solution for two objectives is the bisector, that is
+DiBS's direction, but the solver stops far from it where one gradient is a hundred times as long as the other.
 
 The slope of sign(f) f^4 is zero where f is zero: there the transformed loss has no gradient, and its objective no vote. A path
 crosses such points without meeting one exactly.
