@@ -65,11 +65,14 @@ class VectorRewardVecEnv(VecEnv):
         own_infos: Where a world's episode ended in the last step and the world has an `info` of its own: that, by the world's
             number.
         reward_transform: Changes the rewards of a step after they were counted: statistics of episodes never see it.
+        counted: What statistics of episodes count of the last step, `[n, m]`, where worlds have transformed its rewards
+            themselves; None where it is the rewards.
     """
 
     backend: str
     active: Tensor | None = None
     reward_transform: RewardTransform | None = None
+    counted: Tensor | None = None
 
     def __init__(
         self,
@@ -121,7 +124,7 @@ class VectorRewardVecEnv(VecEnv):
     def step_tensors(self, actions: Tensor) -> Step:
         """Steps every world with actions `[n, ...]` and keeps the statistics of the episodes."""
         step = self._step_worlds(actions)
-        self._episode_return += step.reward
+        self._episode_return += step.reward if self.counted is None else self.counted
         self._episode_length += 1
         done = step.done
         if self.reward_transform is not None:

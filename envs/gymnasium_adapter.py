@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dibs_rl.envs.registry import objective_names
 from dibs_rl.envs.sb3_adapter import SCALAR_ONLY
+from dibs_rl.envs.scaling import UNTRANSFORMED_KEY
 from dibs_rl.envs.worlds import REWARD_KEY, channels_first_space, has_wrapper, turn_images
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
@@ -72,6 +73,8 @@ class GymnasiumVecEnvAdapter(VectorRewardVecEnv):
     def _step_worlds(self, actions: Tensor) -> Step:
         obs, rewards, terminated, truncated, infos = self._step_envs(actions)
         reward = torch.as_tensor(self._vector_rewards(rewards, infos), device=self.device)
+        before = self._in_infos(UNTRANSFORMED_KEY, infos)
+        self.counted = None if before is None else torch.as_tensor(before, device=self.device)
         now = self._tensors(obs)
         final = map_obs(torch.clone, now)
         done = terminated | truncated
@@ -101,23 +104,25 @@ class GymnasiumVecEnvAdapter(VectorRewardVecEnv):
             ) from error
 
     def _vector_rewards(self, rewards: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
-        """The rewards `[n, m]`: the step's own, or those in its infos; an ended world's info may have moved aside."""
+        """The rewards `[n, m]`: the step's own, or those in its infos."""
         shape = (self.num_envs, self.reward_dim)
-        if np.ndim(rewards) == 2:
-            found, seen = np.asarray(rewards, dtype=np.float32), np.ones(self.num_envs, bool)
-        else:
-            found, seen = np.zeros(shape, np.float32), np.zeros(self.num_envs, bool)
-            for source in (infos, infos.get("final_info", {})):
-                if REWARD_KEY in source and np.shape(source[REWARD_KEY]) == shape:
-                    has = source[f"_{REWARD_KEY}"]
-                    found[has] = source[REWARD_KEY][has]
-                    seen |= has
-        if found.shape != shape or not seen.all():
+        found = np.asarray(rewards, dtype=np.float32) if np.ndim(rewards) == 2 else self._in_infos(REWARD_KEY, infos)
+        if found is None or found.shape != shape:
             raise UserError(
                 f"The vector environment gives a scalar reward: its step() must return rewards of shape {list(shape)}, or "
                 f"each info a vector under {REWARD_KEY!r}."
             )
         return found
+
+    def _in_infos(self, key: str, infos: dict[str, Any]) -> np.ndarray | None:
+        """What each world's info has under a key, `[n, m]`; an ended world's may have moved aside. None if one has none."""
+        found, seen = np.zeros((self.num_envs, self.reward_dim), np.float32), np.zeros(self.num_envs, bool)
+        for source in (infos, infos.get("final_info", {})):
+            if key in source and np.shape(source[key]) == found.shape:
+                has = source[f"_{key}"]
+                found[has] = source[key][has]
+                seen |= has
+        return found if seen.all() else None
 
     def _tensors(self, obs: Any) -> Obs:
         turned = turn_images(obs, self.envs.single_observation_space)

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from dibs_rl.envs.registry import objective_names
+from dibs_rl.envs.scaling import UNTRANSFORMED_KEY
 from dibs_rl.envs.worlds import REWARD_KEY
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
@@ -61,6 +62,8 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
         done = torch.as_tensor(dones, device=self.device).bool()
         now = self._tensors(obs)
         reward = torch.as_tensor(vector_rewards(rewards, infos, self.reward_dim), device=self.device)
+        if all(UNTRANSFORMED_KEY in info for info in infos):
+            self.counted = torch.as_tensor(np.stack([info[UNTRANSFORMED_KEY] for info in infos]), device=self.device)
         return Step(now, reward, done & ~truncated, truncated, self._final(now, infos))
 
     def _final(self, obs: Obs, infos: Sequence[dict]) -> Obs:

@@ -134,7 +134,8 @@ class TransformedEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """The same for one Gymnasium environment, whose `info` then holds the reward as it was under `"untransformed_reward"`.
 
     It belongs above a `TimeLimit`, whose ends it would not see otherwise. A vector-reward environment made of such
-    environments counts episodes before the transform too, unless another wrapper that may change rewards lies between.
+    environments counts episodes before the transform too, unless another wrapper that may change rewards lies between;
+    where SB3's or Gymnasium's vector environments hold them, in any case.
 
     Args:
         env: Gives rewards `[m]`.

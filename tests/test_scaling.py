@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from mo_gymnasium.wrappers import LinearReward
+from mo_gymnasium.wrappers.vector import MOSyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from dibs_rl.envs import as_vector_env, make, transform_rewards
-from dibs_rl.envs.scaling import MAPS, TransformedRewards, parse_transform
+from dibs_rl.envs.scaling import MAPS, TransformedEnv, TransformedRewards, parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
 
@@ -47,14 +49,25 @@ def counters():
     return [Counter, lambda: Counter(2, terminates=True)]
 
 
-def sb3_counters():
-    return DummyVecEnv([lambda make=make: LinearReward(make()) for make in counters()])
+def transformed(text):
+    """The worlds' factories, each with the transform in the world itself."""
+    return [lambda make=make: TransformedEnv(make(), text, ("up", "down")) for make in counters()]
+
+
+def scalar(factories):
+    return [lambda make=make: LinearReward(make()) for make in factories]
 
 
 HOSTS = {
     "gym": lambda text: transform_rewards(as_vector_env(counters()), text),
-    "sb3": lambda text: transform_rewards(as_vector_env(sb3_counters()), text),
+    "sb3": lambda text: transform_rewards(as_vector_env(DummyVecEnv(scalar(counters()))), text),
     "under SB3's wrapper": lambda text: as_vector_env(VecFrameStack(HOSTS["gym"](text), 2)),
+    "in gym's worlds": lambda text: as_vector_env(transformed(text)),
+    "in SB3's worlds": lambda text: as_vector_env(DummyVecEnv(scalar(transformed(text)))),
+    "in MO-Gymnasium's worlds": lambda text: as_vector_env(MOSyncVectorEnv(transformed(text))),
+    "in Gymnasium's worlds": lambda text: as_vector_env(
+        SyncVectorEnv(scalar(transformed(text)), autoreset_mode=AutoresetMode.SAME_STEP)
+    ),
 }
 
 
