@@ -17,6 +17,7 @@ from stable_baselines3.common.distributions import (
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import Tensor
 
+from dibs_rl import ranks
 from dibs_rl.buffers import chunks
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs
@@ -79,8 +80,10 @@ class Anchors:
         anchors = list(self.policies.values())
         squares = torch.cat([self._measure(policy, anchors, part) for part in chunks(obs)])
         if active is None:
-            return squares.mean(dim=0).sqrt()
-        return (torch.where(active, squares, 0.0).sum(dim=0) / active.sum(dim=0).clamp(min=1)).sqrt()
+            return ranks.mean(squares.mean(dim=0)).sqrt()
+        total = ranks.mean(torch.where(active, squares, 0.0).sum(dim=0))
+        count = ranks.mean(active.sum(dim=0).double())
+        return torch.where(count > 0, total / count, 0.0).sqrt()
 
 
 def _box_gaps(policy: BasePolicy, anchors: Sequence[BasePolicy], obs: Obs) -> Tensor:

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import should_collect_more_steps
 from torch import Tensor
 
+from dibs_rl import ranks
 from dibs_rl.agents.checks import check_observations, check_rewards
 from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.records import Log
@@ -63,6 +64,11 @@ class VectorOffPolicy(VectorLearner, OffPolicyAlgorithm):
         )
         self._log = defaultdict(lambda: deque(maxlen=_AVERAGED))
         super()._setup_model()
+
+    def _setup_learn(self, *arguments: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if ranks.number() > 1:
+            raise UserError(f"{type(self).__name__} trains in one process: leave torchrun out, or use PPO or A2C.")
+        return super()._setup_learn(*arguments, **kwargs)
 
     def collect_rollouts(  # type: ignore[override]
         self,

@@ -17,6 +17,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from dibs_rl import ranks
 from dibs_rl.errors import UserError
 from dibs_rl.popart import PopArtHead
 from dibs_rl.vec_env import Obs
@@ -57,11 +58,12 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def absorb(self, obs: Tensor) -> None:
-        """Takes a batch of observations `[b, *shape]` into the moments."""
+        """Takes a batch of observations `[b, *shape]` of each rank into the moments."""
         obs = obs.double()
-        total = self.count + len(obs)
-        share = len(obs) / total
         variance, mean = torch.var_mean(obs, dim=0, correction=0)
+        count, mean, variance = ranks.moments(torch.full_like(self.count, len(obs)), mean, variance)
+        total = self.count + count
+        share = count / total
         delta = mean - self.mean
         self.variance.copy_((1 - share) * self.variance + share * variance + share * (1 - share) * delta.square())
         self.mean.add_(share * delta)

@@ -1,11 +1,12 @@
 """What a learner says of itself: episodes and updates, averaged, by the objectives' names."""
 
 from abc import abstractmethod
-from collections.abc import MutableMapping, MutableSequence
+from collections.abc import Iterable, MutableMapping, MutableSequence
 from typing import Any
 
 import torch
 
+from dibs_rl import ranks
 from dibs_rl.agents.objective_log import ObjectiveLog
 from dibs_rl.diagnostics import Bargain, summarise
 from dibs_rl.vec_env import VectorRewardVecEnv
@@ -16,6 +17,15 @@ Log = MutableMapping[str, MutableSequence[Any]]  # what is logged, and its value
 class Records(ObjectiveLog):
     """Mixin: keeps the statistics of episodes and updates, and hands them to SB3's logger."""
 
+    _unshared: list[tuple[list[dict[str, Any]], list[Any]]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._unshared = []
+        super().__init__(*args, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_unshared"]
+
     @property
     @abstractmethod
     def _rows(self) -> tuple[str, ...]:
@@ -25,8 +35,23 @@ class Records(ObjectiveLog):
         """Keeps the statistics of the episodes that ended, as SB3 does."""
         returns, lengths = env.pop_episodes()
         pairs = zip(returns.cpu().numpy(), lengths.tolist(), strict=True)
-        self.ep_info_buffer.extend({"r": total, "l": length} for total, length in pairs)  # type: ignore[union-attr]
-        successes = (info["is_success"] for info in env.own_infos.values() if info.get("is_success") is not None)
+        endings = [{"r": total, "l": length} for total, length in pairs]
+        successes = [info["is_success"] for info in env.own_infos.values() if info.get("is_success") is not None]
+        self._keep(endings, successes)
+        if ranks.number() > 1:
+            self._unshared.append((endings, successes))
+
+    def _share_endings(self) -> None:
+        """Tells the other ranks of the episodes that ended since the last time, and hears of theirs."""
+        if ranks.number() == 1:
+            return
+        for i, found in enumerate(ranks.gathered(self._unshared)):
+            for endings, successes in found if i != ranks.rank() else ():
+                self._keep(endings, successes)
+        self._unshared = []
+
+    def _keep(self, endings: Iterable[dict[str, Any]], successes: Iterable[Any]) -> None:
+        self.ep_info_buffer.extend(endings)  # type: ignore[union-attr]
         self.ep_success_buffer.extend(successes)  # type: ignore[union-attr]
 
     def _record_updates(self, log: Log) -> None:

@@ -1,10 +1,13 @@
 """The one rollout loop that all on-policy learners share: act, step, store, then ask the critic once."""
 
+from typing import Any
+
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
+from dibs_rl import ranks
 from dibs_rl.agents.checks import check_objectives, check_observations, check_rewards
 from dibs_rl.agents.engines import Engine, engine_of
 from dibs_rl.agents.learner import VectorLearner
@@ -20,6 +23,14 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
 
     policy: VectorCritic
     rollout_buffer: VectorRolloutBuffer  # type: ignore[assignment]
+
+    def _setup_learn(self, *arguments: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """As SB3's; where there are several ranks they all begin as the first one is."""
+        if ranks.number() > 1:
+            start = ranks.from_lead((self.get_parameters(), self.num_timesteps, self._n_updates))
+            parameters, self.num_timesteps, self._n_updates = start
+            self.set_parameters(parameters)
+        return super()._setup_learn(*arguments, **kwargs)
 
     def collect_rollouts(  # type: ignore[override]
         self,
@@ -40,6 +51,7 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
                 return False
             self._check_rewards(rollout_buffer)
             self._compute_advantages(rollout_buffer, engine, self._to_device(self._last_obs))
+            self._share_endings()
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -61,7 +73,7 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
             rollout_buffer.add_decision(obs, actions, log_probs)
             step = env.step_tensors(self._inside_action_space(actions))
             rollout_buffer.add_outcome(step)
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += env.num_envs * ranks.number()
             new_obs, rewards, dones, infos = step.obs, step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
             if dones.any():
                 self._note_endings(env)
@@ -80,12 +92,16 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
             return engine.act(engine.inputs(obs))
         except (ValueError, RuntimeError):  # no distribution has parameters that are not finite
             self._check_rewards(buffer)
-            check_observations(obs, self.num_timesteps // buffer.n_envs)
+            check_observations(obs, self._steps_of_a_world)
             raise
 
     def _check_rewards(self, buffer: VectorRolloutBuffer) -> None:
-        first_step = self.num_timesteps // buffer.n_envs - buffer.pos
+        first_step = self._steps_of_a_world - buffer.pos
         check_rewards(buffer.rewards[: buffer.pos], self.objectives, first_step)
+
+    @property
+    def _steps_of_a_world(self) -> int:
+        return self.num_timesteps // (self.n_envs * ranks.number())
 
     @torch.no_grad()
     def _compute_advantages(self, buffer: VectorRolloutBuffer, engine: Engine, last_obs: Obs) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dibs_rl import ranks
 from dibs_rl.agents.adam import quick_step
 from dibs_rl.agents.checks import check_parameters
 from dibs_rl.agents.engines import Engine, Evaluation, engine_of
@@ -43,13 +44,14 @@ class ClippedStep:
         self._step = quick_step(optimizer)
 
     def along(self, gradient: Tensor) -> None:
-        """One step along minus a gradient `[p]`.
+        """One step along minus a gradient `[p]`, of which each rank has that of its own samples.
 
         Raises:
             ValueError: If the gradient has not as many entries as the parameters.
         """
         if gradient.shape != self._flat.shape:
             raise ValueError(f"The gradient must have {len(self._flat)} entries; found shape {list(gradient.shape)}.")
+        gradient = ranks.mean(gradient)
         scale = (self._max_norm / torch.linalg.vector_norm(gradient).add_(1e-6)).clamp_(max=1.0)  # as torch's clip_grad_norm_
         torch.mul(gradient, scale, out=self._flat)
         self._step()
@@ -69,7 +71,9 @@ class CombinedUpdate(VectorRollouts):
         self._update_learning_rate([self.policy.optimizer, self.policy.value_optimizer])
         log: Log = defaultdict(list)
         engine = engine_of(self.policy)
-        with beside(engine.small, overlaps=self.bargain_every == "epoch" or not engine.small) as call:
+        # Ranks speak to each other in an order that two threads would not keep.
+        overlaps = ranks.number() == 1 and (self.bargain_every == "epoch" or not engine.small)
+        with beside(engine.small, overlaps) as call:
             try:
                 self._learn_from_rollout(engine, call, log)
             except ValueError:  # torch's distributions and the combiners refuse what is not finite; the cause comes first
@@ -172,7 +176,7 @@ class CombinedUpdate(VectorRollouts):
             jacobian = share if jacobian is None else jacobian + share
         if jacobian is None:
             raise RuntimeError("The rollout is empty.")
-        return self._combine(jacobian, log)[1]
+        return self._combine(ranks.mean(jacobian), log)[1]
 
     def _step_policy(
         self, step: ClippedStep, evaluated: Evaluation, losses: PolicyLosses, weights: Tensor | None, log: Log
@@ -181,7 +185,7 @@ class CombinedUpdate(VectorRollouts):
         if weights is not None:
             gradient = evaluated.gradient(losses.slopes @ weights, -self.ent_coef)
         else:
-            gradient, _ = self._combine(evaluated.jacobian(losses.slopes), log)
+            gradient, _ = self._combine(ranks.mean(evaluated.jacobian(losses.slopes)), log)
             if self.ent_coef != 0:
                 gradient = gradient + evaluated.gradient(torch.zeros_like(evaluated.log_prob), -self.ent_coef)
         step.along(gradient)

@@ -5,5 +5,9 @@ class UserError(ValueError):
     """Something about the input is wrong; the message says what, and how to mend it."""
 
 
+class LostRankError(UserError):
+    """A training of several processes has lost one of them; what was saved before is whole, and the run can be resumed."""
+
+
 class NonFiniteError(UserError):
     """A reward, advantage or gradient is NaN or infinite; the message names objective, environment and step."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dibs_rl import ranks
 from dibs_rl.returns import own_samples
 
 
@@ -45,12 +46,23 @@ def update_moments(moments: Moments, targets: Tensor, rate: float, active: Tenso
 
 
 def _moments_of(targets: Tensor, active: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of each column's own targets, and whether it has any, `[m]` each."""
+    """Mean and variance of each column's own targets in all ranks, and whether it has any, `[m]` each."""
     if active is None:
-        return targets.mean(dim=0), targets.var(dim=0, correction=0), torch.ones_like(targets[0], dtype=torch.bool)
+        count = torch.full_like(targets[0], len(targets))
+        count, mean, variance = ranks.moments(count, targets.mean(dim=0), targets.var(dim=0, correction=0))
+        return mean, variance, count > 0
     own = [part if len(part) else part.new_zeros(1, 1) for part in own_samples(targets, active)]
-    mean = torch.cat([part.mean(dim=0) for part in own])
-    return mean, torch.cat([part.var(dim=0, correction=0) for part in own]), active.any(dim=0)
+    mean, variance = (torch.cat([moment(part) for part in own]) for moment in (_mean, _variance))
+    count, mean, variance = ranks.moments(active.sum(dim=0).to(mean.dtype), mean, variance)
+    return mean, variance, count > 0
+
+
+def _mean(samples: Tensor) -> Tensor:
+    return samples.mean(dim=0)
+
+
+def _variance(samples: Tensor) -> Tensor:
+    return samples.var(dim=0, correction=0)
 
 
 def normalise(values: Tensor, moments: Moments) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dibs_rl import ranks
 from dibs_rl.units import unit_power
 
 
@@ -83,7 +84,7 @@ def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tenso
 
     No epsilon is added to the standard deviation, and squares are taken of numbers next to 1 (in float32 those of 1e-20
     vanish), so a column's units divide out exactly. A column that is constant, or constant up to rounding, becomes zero: an
-    objective that has seen no reward yet gives no direction.
+    objective that has seen no reward yet gives no direction. Mean and spread are those of all ranks' rows.
 
     Args:
         advantages: `[N, k]`.
@@ -94,12 +95,13 @@ def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tenso
         for i, own in enumerate(own_samples(advantages, active)):
             normalised[active[:, i], i] = normalise_columns(own).squeeze(1)
         return normalised
-    if len(advantages) < 2:
+    if len(advantages) * ranks.number() < 2:
         return torch.zeros_like(advantages)
-    largest = advantages.abs().amax(dim=0)
+    own_largest = advantages.abs().amax(dim=0) if len(advantages) else advantages.new_zeros(advantages.shape[1])
+    largest = ranks.largest(own_largest)
     units = unit_power(largest)
     advantages = advantages * units
-    std, mean = torch.std_mean(advantages, dim=0)
+    std, mean = ranks.std_mean(advantages)
     rounding = 8 * torch.finfo(advantages.dtype).eps * (largest * units)
     varies = std > rounding
     return torch.where(varies, (advantages - mean) / torch.where(varies, std, torch.ones_like(std)), 0.0)

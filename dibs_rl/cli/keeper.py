@@ -7,15 +7,53 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from dibs_rl import ranks
 from dibs_rl.cli.progress import TrainingDisplay
 from dibs_rl.cost import CostMeter
 from dibs_rl.evaluation import mean_returns
 from dibs_rl.run_folder import RunFolder
 
 
-class Keeper(BaseCallback):
+class Stopper(BaseCallback):
+    """Stops learning when a signal has come: at the next step or, where there are several ranks, in all of them together.
+
+    Attributes:
+        stopped_by: Number of the signal that came; 0 for none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped_by = 0
+
+    def _on_step(self) -> bool:
+        if ranks.number() == 1:
+            return not self.stopped_by
+        if self.n_calls % self.model.n_steps:  # type: ignore[attr-defined]  # only on-policy learners have several ranks
+            return True
+        self.stopped_by = int(ranks.largest(torch.tensor(self.stopped_by, device=self.model.device)))
+        return not self.stopped_by
+
+    @contextmanager
+    def obeying_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a checkpoint and the end; a second one ends at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            if self.stopped_by:
+                raise SystemExit(128 + number)
+            self.stopped_by = number
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Keeper(Stopper):
     """Saves checkpoints between updates and what they cost, shows progress, and stops learning when a signal has come.
 
     Args:
@@ -23,14 +61,10 @@ class Keeper(BaseCallback):
         display: What the person sees.
         every: Environment steps between checkpoints.
         with_replay: Whether the replay buffer is kept too.
-
-    Attributes:
-        stopped_by: Number of the signal that came; 0 for none.
     """
 
     def __init__(self, folder: RunFolder, display: TrainingDisplay, every: int, *, with_replay: bool = False) -> None:
         super().__init__()
-        self.stopped_by = 0
         self._folder, self._display, self._every, self._with_replay = folder, display, every, with_replay
         self._meter = CostMeter(folder.cost())
         self._learnt_steps = 0  # steps of the rollouts that have been learnt from
@@ -49,9 +83,6 @@ class Keeper(BaseCallback):
             self.save()
         if self._display.due:
             self._show()
-
-    def _on_step(self) -> bool:
-        return not self.stopped_by
 
     def _on_rollout_end(self) -> None:
         self._in_rollout = False
@@ -87,19 +118,3 @@ class Keeper(BaseCallback):
         if self._with_replay:
             self.model.save_replay_buffer(self._folder.replay_file)  # type: ignore[attr-defined]
         self._folder.write_cost(self._meter.cost(self._learnt_steps))
-
-    @contextmanager
-    def obeying_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a checkpoint and the end; a second one ends at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            if self.stopped_by:
-                raise SystemExit(128 + number)
-            self.stopped_by = number
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

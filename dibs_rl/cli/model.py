@@ -144,6 +144,11 @@ def _sac(config: SACConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
     }
 
 
+def learner_class(config: RunConfig) -> type[Learner]:
+    """The class of learner that a configuration means."""
+    return _LEARNERS[config.algo][0]
+
+
 def load_model(config: RunConfig, file: Path, env: VectorRewardVecEnv | None, device: str) -> Learner:
     """A learner from a file.
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,15 +12,17 @@ from rich.console import Console
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
+from dibs_rl import ranks
 from dibs_rl.agents.experts import expert_facts
 from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.off_policy import VectorOffPolicy
+from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.cli.evaluate import evaluate_and_print
 from dibs_rl.cli.experts import ExpertsConfig, make_experts
 from dibs_rl.cli.flags import parse, peek, print_line
-from dibs_rl.cli.keeper import Keeper
-from dibs_rl.cli.model import Learner, build_model, choose_device, load_model, make_env
+from dibs_rl.cli.keeper import Keeper, Stopper
+from dibs_rl.cli.model import Learner, build_model, choose_device, learner_class, load_model, make_env
 from dibs_rl.cli.progress import TrainingDisplay
 from dibs_rl.config import RunConfig, config_class, load_yaml, shipped_file, validated
 from dibs_rl.cost import CostMeter
@@ -33,8 +37,17 @@ _MAY_CHANGE = {"steps", "device", "workers", "threads", "checkpoint_every", "eva
 
 def run(arguments: list[str]) -> int:
     """Trains, or goes on training; returns the exit code."""
-    config = with_anchors(read_config(arguments))
+    config = read_config(arguments)
     torch.set_num_threads(1)  # the networks' random start would depend on more
+    with ranks.joined(config.device):
+        if ranks.number() > 1 and not issubclass(learner_class(config), VectorRollouts):
+            raise UserError(f"--algo {config.algo} trains in one process: leave torchrun out, or use ppo or a2c.")
+        return _lead(with_anchors(config)) if ranks.leads() else _follow()
+
+
+def _lead(config: RunConfig) -> int:
+    """Trains in a run folder, which only the first of several ranks writes to; returns the exit code."""
+    ranks.from_lead(config)
     with contextlib.ExitStack() as held:
         with contextlib.closing(make_env(config, config.num_envs, config.seed)) as env:
             device = choose_device(config.device, env.observation_space)
@@ -52,6 +65,21 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _follow() -> int:
+    """Learns beside the first rank, as that one says; returns the exit code."""
+    config: RunConfig = ranks.from_lead(None)
+    config = dataclasses.replace(config, seed=config.seed + ranks.rank() * config.num_envs)  # worlds that no other rank has
+    with contextlib.closing(make_env(config, config.num_envs, config.seed)) as env:
+        model = build_model(config, env, choose_device(config.device, env.observation_space))
+        stopper = Stopper()
+        left, before = ranks.from_lead((0, 0))
+        _seed_new_episodes(env, config.seed, before)
+        with torch_threads(config.threads), stopper.obeying_signals():
+            if left > 0:
+                model.learn(left, callback=stopper, reset_num_timesteps=False)
+    return 128 + stopper.stopped_by if stopper.stopped_by else 0
+
+
 def read_config(arguments: list[str]) -> RunConfig:
     """The settings: shipped ones, over them a YAML file's, over them the flags'.
 
@@ -64,7 +92,7 @@ def read_config(arguments: list[str]) -> RunConfig:
     defaults = _defaults(arguments)
     config = _checked(parse(type(defaults), arguments, "train", defaults))
     name, config.env = config.env, resolve_id(config.env)
-    if name != config.env:
+    if name != config.env and os.environ.get("RANK", "0") == "0":
         print_line(f"{name} is {config.env}, the newest version.")
     return config
 
@@ -115,8 +143,10 @@ def _checked(config: RunConfig) -> RunConfig:
 
 def _start(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:
     model = build_model(config, env, device)
-    facts = {"backend": env.backend, "device": device, "objectives": list(env.objectives)}
+    facts: dict[str, Any] = {"backend": env.backend, "device": device, "objectives": list(env.objectives)}
     facts["transform"] = str(env.reward_transform or "")
+    if ranks.number() > 1:
+        facts["processes"] = ranks.number()
     folder = RunFolder.create(config, config.env, facts)
     _log_to(folder, model)
     return folder, model
@@ -130,13 +160,18 @@ def _resume(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[Ru
     model = load_model(config, file, env, device) if file else build_model(config, env, device)
     if isinstance(model, VectorOffPolicy):
         _refill(model, folder)
-    if file:  # worlds cannot be saved: their episodes start anew, with seeds that the run has not used yet
-        env.seed(int(np.random.SeedSequence([config.seed, model.num_timesteps]).generate_state(1)[0]))
+    _seed_new_episodes(env, config.seed, model.num_timesteps)
     if model.num_timesteps < config.steps:
         for line in folder.reopen(config, file, model.num_timesteps):
             print_line(line)
     _log_to(folder, model)
     return folder, model
+
+
+def _seed_new_episodes(env: VectorRewardVecEnv, seed: int, steps: int) -> None:
+    """Worlds cannot be saved: after so many steps their episodes start anew, with seeds that the run has not used yet."""
+    if steps:
+        env.seed(int(np.random.SeedSequence([seed, steps]).generate_state(1)[0]))
 
 
 def _refill(model: VectorOffPolicy, folder: RunFolder) -> None:
@@ -167,8 +202,9 @@ def _announce(config: RunConfig, env: VectorRewardVecEnv, folder: RunFolder, mod
     parameters = model.policy.policy_parameters() if isinstance(model, VectorLearner) else model.policy.parameters()
     p = sum(part.numel() for part in parameters)
     begin = f"Going on from step {model.num_timesteps:,} with" if config.resume else "Training"
+    worlds = f"{config.num_envs} worlds" + (f" in each of {ranks.number()} processes" if ranks.number() > 1 else "")
     print_line(
-        f"{begin} {config.algo}/{config.combiner} on {config.env} ({env.backend} backend, {config.num_envs} worlds, "
+        f"{begin} {config.algo}/{config.combiner} on {config.env} ({env.backend} backend, {worlds}, "
         f"{model.device}): {len(env.objectives)} objectives ({', '.join(env.objectives)}), {p:,} policy parameters."
     )
     if env.reward_transform is not None:
@@ -179,6 +215,7 @@ def _announce(config: RunConfig, env: VectorRewardVecEnv, folder: RunFolder, mod
 def _learn(config: RunConfig, folder: RunFolder, model: Learner) -> int:
     """Learns until the end or a signal, whose number is returned (0 for none); saves either way."""
     left = config.steps - model.num_timesteps
+    ranks.from_lead((left, model.num_timesteps))
     if left <= 0:
         print_line(f"The run has its {model.num_timesteps:,} steps already; --steps makes it longer.")
         if not folder.model_file.is_file():
