@@ -82,6 +82,8 @@ class RunConfig:
     """Episodes of the evaluation at the end; 0 for none."""
     eval_stochastic: bool = False
     """Sample actions in the evaluation at the end instead of taking the most likely one."""
+    eval_gamma: Fraction | None = None
+    """Discount of the discounted returns in the evaluation; that of the training if not given."""
     study: str = ""
     """What a study calls this run: condition=scale-1,arm=dibs. Kept in the run's config.yaml."""
     learning_rate: Positive = 3e-4

@@ -24,30 +24,40 @@ class Episodes(NamedTuple):
         returns: Undiscounted sums of the rewards, before any transform, `[episodes, m]`; NaN for an objective that the
             world does not have.
         lengths: Steps, `[episodes]`.
+        discounted: The same sums discounted, `sum_t gamma^t r_t`, `[episodes, m]`.
+        gamma: The discount.
         successes: Whether each succeeded, `[episodes]`, where the environment says so (`is_success` in the last info).
     """
 
     objectives: tuple[str, ...]
     returns: np.ndarray
     lengths: np.ndarray
+    discounted: np.ndarray
+    gamma: float
     successes: np.ndarray = np.zeros(0, bool)
 
     def summary(self) -> dict[str, Any]:
         """Mean, standard deviation, least and greatest return of each objective, as plain numbers."""
-        columns = zip(self.objectives, (column[~np.isnan(column)] for column in self.returns.T), strict=True)
         return {
             "episodes": len(self.returns),
             "mean_length": float(self.lengths.mean()),
-            "returns": {
-                name: {
-                    "mean": float(column.mean()),
-                    "std": float(column.std()),
-                    "min": float(column.min()),
-                    "max": float(column.max()),
-                }
-                for name, column in columns
-            },
+            "returns": _by_objective(self.objectives, self.returns),
+            "gamma": self.gamma,
+            "discounted_returns": _by_objective(self.objectives, self.discounted),
         }
+
+
+def _by_objective(objectives: Sequence[str], returns: np.ndarray) -> dict[str, dict[str, float]]:
+    columns = zip(objectives, (column[~np.isnan(column)] for column in returns.T), strict=True)
+    return {
+        name: {
+            "mean": float(column.mean()),
+            "std": float(column.std()),
+            "min": float(column.min()),
+            "max": float(column.max()),
+        }
+        for name, column in columns
+    }
 
 
 def mean_returns(returns: np.ndarray) -> np.ndarray:
@@ -57,7 +67,13 @@ def mean_returns(returns: np.ndarray) -> np.ndarray:
 
 
 def evaluate(
-    policy: Policy, env: VectorRewardVecEnv, episodes: int, *, deterministic: bool = True, seed: int | None = None
+    policy: Policy,
+    env: VectorRewardVecEnv,
+    episodes: int,
+    *,
+    deterministic: bool = True,
+    seed: int | None = None,
+    gamma: float = 1.0,
 ) -> Episodes:
     """Plays episodes and adds up each objective's rewards.
 
@@ -70,6 +86,7 @@ def evaluate(
         episodes: How many; where worlds have different objectives, how many for each of them.
         deterministic: Take the distribution's mode instead of a sample.
         seed: World i is seeded with `seed + i`.
+        gamma: Of the discounted returns that are counted beside the plain ones.
 
     Raises:
         NonFiniteError: If a return is not finite.
@@ -77,21 +94,48 @@ def evaluate(
     quota = episode_quota(env, episodes)
     played = np.zeros(env.num_envs, dtype=int)
     returns: list[Sequence[float]] = []
+    discounted: list[np.ndarray] = []
     lengths: list[int] = []
     successes: list[bool] = []
+    sums = _DiscountedSums(env, gamma)
     obs = env.reset(seed)
     while (played < quota).any():
         actions, _ = policy.predict(obs, deterministic=deterministic)
         obs, _, dones, infos = env.step(actions)
+        ended = sums.add(dones)
         for i in np.flatnonzero(dones & (played < quota)):
             episode = infos[i]["episode"]
             _check_returns(env, int(i), episode["r"])
             returns.append(episode["r"])
+            discounted.append(np.where(np.isnan(episode["r"]), np.nan, ended[i]))
             lengths.append(episode["l"])
             if "is_success" in infos[i]:
                 successes.append(bool(infos[i]["is_success"]))
             played[i] += 1
-    return Episodes(env.objectives, np.array(returns), np.array(lengths), np.array(successes, dtype=bool))
+    arrays = np.array(returns), np.array(lengths), np.array(discounted)
+    return Episodes(env.objectives, *arrays, gamma, np.array(successes, dtype=bool))
+
+
+class _DiscountedSums:
+    """Discounted sums of the untransformed rewards of the episodes that the worlds are in.
+
+    Args:
+        env: Just about to be reset.
+        gamma: The discount.
+    """
+
+    def __init__(self, env: VectorRewardVecEnv, gamma: float) -> None:
+        self._env, self._gamma = env, gamma
+        self._sums = np.zeros((env.num_envs, env.reward_dim))
+        self._discounts = np.ones((env.num_envs, 1))
+
+    def add(self, dones: np.ndarray) -> np.ndarray:
+        """Takes the step just made, which ended the episodes in `dones [n]`; returns the sums with it, `[n, m]`."""
+        assert self._env.counted is not None  # for the type checker: a step has been made
+        sums = self._sums + self._discounts * self._env.counted.cpu().numpy()
+        self._sums = np.where(dones[:, None], 0.0, sums)
+        self._discounts = np.where(dones[:, None], 1.0, self._discounts * self._gamma)
+        return sums
 
 
 def episode_quota(env: VectorRewardVecEnv, episodes: int) -> np.ndarray:

@@ -65,8 +65,8 @@ class VectorRewardVecEnv(VecEnv):
         own_infos: Where a world's episode ended in the last step and the world has an `info` of its own: that, by the world's
             number.
         reward_transform: Changes the rewards of a step after they were counted: statistics of episodes never see it.
-        counted: What statistics of episodes count of the last step, `[n, m]`, where worlds have transformed its rewards
-            themselves; None where it is the rewards.
+        counted: What statistics of episodes count of the last step, `[n, m]`: its rewards before any transform. Where worlds
+            have transformed them themselves, `_step_worlds` sets it; None before the first step.
     """
 
     backend: str
@@ -123,8 +123,10 @@ class VectorRewardVecEnv(VecEnv):
 
     def step_tensors(self, actions: Tensor) -> Step:
         """Steps every world with actions `[n, ...]` and keeps the statistics of the episodes."""
+        self.counted = None
         step = self._step_worlds(actions)
-        self._episode_return += step.reward if self.counted is None else self.counted
+        self.counted = step.reward if self.counted is None else self.counted
+        self._episode_return += self.counted
         self._episode_length += 1
         done = step.done
         if self.reward_transform is not None:

@@ -62,7 +62,9 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
         done = torch.as_tensor(dones, device=self.device).bool()
         now = self._tensors(obs)
         reward = torch.as_tensor(vector_rewards(rewards, infos, self.reward_dim), device=self.device)
-        if all(UNTRANSFORMED_KEY in info for info in infos):
+        if isinstance(self.venv.unwrapped, VectorRewardVecEnv) and self.venv.unwrapped.counted is not None:
+            self.counted = self.venv.unwrapped.counted.to(self.device)
+        elif all(UNTRANSFORMED_KEY in info for info in infos):
             self.counted = torch.as_tensor(np.stack([info[UNTRANSFORMED_KEY] for info in infos]), device=self.device)
         return Step(now, reward, done & ~truncated, truncated, self._final(now, infos))
 

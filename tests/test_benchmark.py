@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import filelock
 import pytest
 import yaml
+from real_jobs import InThisProcess, command, learning, start, wait_for
 
 from dibs_rl import run_folder
 from dibs_rl.agents.experts import read_experts
@@ -18,7 +17,6 @@ from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.job_process import JobProcess
 from dibs_rl.cli.launchers import Schedule
-from dibs_rl.cli.main import main
 from dibs_rl.run_folder import RunFolder
 
 TESTS = Path(__file__).parent
@@ -39,33 +37,6 @@ class Breaking(PointEnv):
 gym.register("Sound-v0", PointEnv)
 gym.register("Breaking-v0", Breaking)
 """
-
-
-def command(*arguments):
-    """Runs `dibs-rl` in this process and returns its exit code."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return stop.value.code or 0
-
-
-def start(*arguments):
-    """Starts `dibs-rl benchmark` in a process of its own, as a shell would."""
-    words = [sys.executable, "-m", "dibs_rl", "benchmark", *map(str, arguments)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(condition, process=None):
-    for _ in range(2400):
-        if condition():
-            return
-        assert process is None or process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    raise AssertionError("it did not happen within two minutes")
-
-
-def learning(folder):
-    """Whether a run has begun to learn."""
-    return lambda: (folder / "progress.csv").is_file() and (folder / "progress.csv").stat().st_size > 1000
 
 
 @pytest.fixture
@@ -109,7 +80,7 @@ def test_ctrl_c_and_kill_then_on_to_the_end(tmp_path):
     """Ctrl-C lets the jobs save; where the launcher is killed, they do so too. The same command goes on both times."""
     study = ["--envs", ENV, "--steps", LONG, "--settings", *QUICK, "--out", tmp_path, "--jobs", 1]
     run = tmp_path / ENV / "scale-1/dibs/seed0"
-    process = start(*study)
+    process = start("benchmark", *study)
     wait_for(learning(run), process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0]
@@ -120,7 +91,7 @@ def test_ctrl_c_and_kill_then_on_to_the_end(tmp_path):
     assert first.name > "step_000000000000.zip"
     spent = RunFolder(run).cost()["seconds"]
 
-    process = start(*study)
+    process = start("benchmark", *study)
     wait_for(lambda: "resumed" in (run / "config.yaml").read_text(), process)
     process.kill()
     process.communicate()
@@ -138,7 +109,7 @@ def test_ctrl_c_and_kill_then_on_to_the_end(tmp_path):
 def test_two_benchmarks_at_once_share_the_jobs(tmp_path):
     """The shipped smoke study, made smaller: both come to the end, and each job was begun once."""
     study = ["smoke", "--envs", ENV, "--conditions", "treasure-x1e3", "--arms", "sb3-ppo", "dibs", "--seeds", 0]
-    processes = [start(*study, "--steps", 512, "--out", tmp_path, "--jobs", 1) for _ in range(2)]
+    processes = [start("benchmark", *study, "--steps", 512, "--out", tmp_path, "--jobs", 1) for _ in range(2)]
     for process in processes:
         said = process.communicate(timeout=200)[0]
         assert process.returncode == 0, said
@@ -149,25 +120,6 @@ def test_two_benchmarks_at_once_share_the_jobs(tmp_path):
         assert len(list(run.glob("events.out.tfevents*"))) == 1
         assert "resumed" not in yaml.safe_load((run / "config.yaml").read_text())["facts"]
     assert yaml.safe_load((tmp_path / "study.yaml").read_text())["conditions"]["treasure-x1e3"] == "treasure=1e3"
-
-
-class InThisProcess:
-    """A launcher that trains at once, or fails where it is told to."""
-
-    has_room = True
-
-    def __init__(self, root, broken=()):
-        self.root, self.broken, self.just_ended, self.started = root, broken, [], []
-
-    def start(self, job):
-        self.started.append(job.arm)
-        if job.arm not in self.broken:
-            assert command("train", *train_flags(job, self.root)) == 0
-        self.just_ended.append((job, "failed" if job.arm in self.broken else "done"))
-
-    def ended(self):
-        ended, self.just_ended = self.just_ended, []
-        return ended
 
 
 def anchored(root, broken=()):

@@ -56,7 +56,12 @@ def test_train_evaluate_plot(tmp_path, capsys):
     assert steps_of(run) == list(range(64, 641, 64))
     assert list(run.glob("events.out.tfevents*"))
     result = json.loads((run / "result.json").read_text())
-    assert set(result["returns"]) == {"treasure", "time"}
+    assert set(result["returns"]) == set(result["discounted_returns"]) == {"treasure", "time"}
+    steps = [result["returns"]["time"][end] for end in ("min", "max")]  # minus one for each
+    assert result["gamma"] == 0.99
+    assert [result["discounted_returns"]["time"][end] for end in ("min", "max")] == pytest.approx(
+        [-(1 - 0.99**-length) / (1 - 0.99) for length in steps]
+    )
     assert result["episodes"] == 2
 
     assert command("evaluate", run, "--episodes", 3, "--stochastic") == 0

@@ -91,13 +91,15 @@ def test_evaluation_plays_each_task_as_often():
     """Episodes of 5 steps do not crowd out those of 20, and each mean is of the own task's episodes."""
     env = MultiTask(three_tasks(factors=(1.0, 10.0, 100.0)), 7, seed=0)
     model = DiBSPPO("MlpPolicy", env, **{**SMALL, "n_steps": 4, "batch_size": 4})
-    found = evaluate(model, env, 5, seed=3)
+    found = evaluate(model, env, 5, seed=3, gamma=0.9)
+    assert (np.isnan(found.discounted) == np.isnan(found.returns)).all()
     assert (~np.isnan(found.returns)).sum(axis=0).tolist() == [5, 5, 5]
     assert np.bincount(found.lengths)[[5, 10, 20]].tolist() == [5, 5, 5]
     summary = found.summary()
     for j, name in enumerate("abc"):
         own = found.returns[~np.isnan(found.returns[:, j]), j]
         assert summary["returns"][name]["mean"] == pytest.approx(own.mean())
+        assert summary["discounted_returns"][name]["max"] == np.nanmax(found.discounted[:, j])
     json.dumps(summary, allow_nan=False)
 
 

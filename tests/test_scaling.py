@@ -161,8 +161,10 @@ class Idle:
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("text", ["up=1e3", "up=exp@episode,down=0"])
 def test_evaluation_is_untransformed(host, text):
-    found = evaluate(Idle(), HOSTS[host](text), 4)
+    found = evaluate(Idle(), HOSTS[host](text), 4, gamma=0.5)
     assert sorted(found.returns.tolist()) == [[3, -3]] * 2 + [[6, -6]] * 2
+    assert sorted(found.discounted.tolist()) == [[2, -2]] * 2 + [[2.75, -2.75]] * 2  # 1 + 2/2, 1 + 2/2 + 3/4
+    assert found.gamma == 0.5
 
 
 def test_returns_add_up_in_float64():

@@ -63,12 +63,10 @@ class BenchmarkConfig:
 def run(arguments: list[str]) -> int:
     """Runs what is missing of a study; returns the exit code: 0 if all is done, 1 if a job has failed."""
     flags = parse(BenchmarkConfig, arguments, "benchmark")
-    if flags.jobs < 0:
-        raise UserError(f"At least one job at a time; found --jobs {flags.jobs}.")
     study, jobs = read_jobs(flags)
     root = flags.out or Path("runs") / study.name
-    _check_against_runs(jobs, root)
-    with contextlib.closing(_launcher(flags, root)) as launcher:
+    check_against_runs(jobs, root)
+    with contextlib.closing(make_launcher(flags.launcher, root, flags.jobs, flags.ray_address)) as launcher:
         studies.record(study, root)
         return run_jobs(study.name, jobs, root, launcher)
 
@@ -94,9 +92,22 @@ def run_jobs(name: str, jobs: Sequence[Job], root: Path, launcher: Launcher) -> 
     return _sum_up(schedule.states, root, stopped_by)
 
 
-def _launcher(flags: BenchmarkConfig, root: Path) -> Launcher:
-    slots = flags.jobs or processors()
-    return RayLauncher(root, flags.ray_address, slots) if flags.launcher == "ray" else LocalLauncher(root, slots)
+def make_launcher(kind: str, root: Path, jobs: int, ray_address: str = "") -> Launcher:
+    """What runs jobs.
+
+    Args:
+        kind: `local` or `ray`.
+        root: The study's folder.
+        jobs: So many at a time; 0 for one a processor.
+        ray_address: The Ray cluster's, if there is one.
+
+    Raises:
+        UserError: If the number is negative, or there is no Ray.
+    """
+    if jobs < 0:
+        raise UserError(f"At least one job at a time; found --jobs {jobs}.")
+    slots = jobs or processors()
+    return RayLauncher(root, ray_address, slots) if kind == "ray" else LocalLauncher(root, slots)
 
 
 def processors() -> int:
@@ -114,9 +125,9 @@ def read_jobs(flags: BenchmarkConfig) -> tuple[Study, list[Job]]:
     settings = studies.load_study(studies.study_file(flags.study)) if flags.study else {}
     study = studies.validated_study({**settings, **_given(flags, settings, source)}, source)
     over = {} if flags.steps is None else {"steps": flags.steps}
-    over = {**_named(flags.settings, "settings"), **over}
+    over = {**named_values(flags.settings, "settings"), **over}
     study = dataclasses.replace(study, envs={resolve_id(env): {**(own or {}), **over} for env, own in study.envs.items()})
-    objectives = {env: _objectives(env, own or {}) for env, own in study.envs.items()}
+    objectives = {env: objectives_of(env, own or {}) for env, own in study.envs.items()}
     study = studies.resolved(study, objectives)
     jobs = studies.jobs_of(study, objectives)
     for job in jobs:
@@ -132,12 +143,12 @@ def _given(flags: BenchmarkConfig, settings: Mapping[str, Any], source: str) -> 
     for key in studies.NAMED:
         if getattr(flags, key):
             before = studies.by_name(settings.get(key, {}), key, source)
-            named = _named(getattr(flags, key), key)
+            named = named_values(getattr(flags, key), key)
             given[key] = {name: before.get(name) if value is None else value for name, value in named.items()}
     return given
 
 
-def _named(texts: Sequence[str], key: str) -> dict[str, Any]:
+def named_values(texts: Sequence[str], key: str) -> dict[str, Any]:
     """`NAME` and `NAME=VALUE` as a mapping; but for a condition's transform the value is YAML."""
     found: dict[str, Any] = {}
     for text in texts:
@@ -150,7 +161,7 @@ def _named(texts: Sequence[str], key: str) -> dict[str, Any]:
     return found
 
 
-def _objectives(env_id: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
+def objectives_of(env_id: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of an environment's objectives; what the registry does not know has to be made."""
     terms = by_objective_text(settings.get("reward_terms"))
     spec = SPECS.get(base_and_transform(env_id)[0])
@@ -162,7 +173,7 @@ def _objectives(env_id: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return env.objectives
 
 
-def _check_against_runs(jobs: Sequence[Job], root: Path) -> None:
+def check_against_runs(jobs: Sequence[Job], root: Path) -> None:
     """Raises a UserError if a job has a run already that has other settings."""
     for job in jobs:
         folder = RunFolder(root / job.path)

@@ -12,8 +12,10 @@ from rich.table import Table
 
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.model import Learner, choose_device, load_model, make_env, worlds_for
+from dibs_rl.config import parse_preference
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
+from dibs_rl.front_folder import FrontPolicy, choose, front_file, read_front
 from dibs_rl.run_folder import RunFolder
 
 SEED_OFFSET = 10_000  # evaluation episodes are none of those trained on
@@ -24,7 +26,9 @@ class EvaluateConfig:
     """Play episodes with a trained policy and print each objective's return."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder; of a run that has not finished, the newest checkpoint is taken."""
+    """Run folder; of a run that has not finished, the newest checkpoint is taken. Or the folder of a front."""
+    preference: str = ""
+    """Of a front: which of its policies, by weights on the objectives, as 3,1 or forward=3,energy=1."""
     episodes: int = 20
     """How many episodes; of several tasks, of each."""
     seed: int | None = None
@@ -40,7 +44,8 @@ def run(arguments: list[str]) -> int:
     flags = parse(EvaluateConfig, arguments, "evaluate")
     if flags.episodes < 1 or (flags.seed or 0) < 0:
         raise UserError(f"At least one episode and a seed of 0 or more; found {flags.episodes} and {flags.seed}.")
-    folder = RunFolder.open(flags.run)
+    of_front = pick(flags.run, flags.preference)
+    folder = RunFolder.open(flags.run / of_front.folder if of_front else flags.run)
     config = folder.config()
     file = folder.newest_model()
     if file != folder.model_file:
@@ -49,25 +54,46 @@ def run(arguments: list[str]) -> int:
     device = choose_device(flags.device, model.observation_space)
     if device != "cpu":
         model = load_model(config, file, None, device)
-    evaluate_and_print(config, folder, model, flags.episodes, seed=flags.seed, deterministic=not flags.stochastic)
+    deterministic = not flags.stochastic
+    result = evaluate_and_print(config, model, flags.episodes, seed=flags.seed, deterministic=deterministic)
+    if of_front is None:  # a front is made of results that compare with each other
+        keep_result(folder, result)
     return 0
 
 
+def pick(path: Path, preference: str) -> FrontPolicy | None:
+    """The policy of a front that a preference is for, which is announced; None if the folder is no front.
+
+    Raises:
+        UserError: If it is a front and the preference does not say which of its policies, or a run and there is one.
+    """
+    if not front_file(path).is_file():
+        if preference:
+            raise UserError(f"A preference picks a policy of a front, and {path} is none: it has no {front_file(path).name}.")
+        return None
+    weights = parse_preference(preference)
+    if weights is None:
+        raise UserError(f"{path} is a front: say which of its policies with --preference, by weights on its objectives.")
+    policies = read_front(path)
+    best, utility = choose(policies, weights)
+    trained = ", ".join(f"{name}={weight:g}" for name, weight in best.preference.items())
+    print_line(
+        f"For {preference}, of {len(policies)} policies: {best.folder}, trained with {trained}. Its utility is {utility:.3f} "
+        "of at most 1: the weighted mean of its discounted returns, each from 0 to 1 over the front."
+    )
+    return best
+
+
 def evaluate_and_print(
-    config: Any,
-    folder: RunFolder,
-    model: Learner,
-    episodes: int,
-    *,
-    seed: int | None = None,
-    deterministic: bool = True,
-) -> None:
-    """Plays episodes, prints a table and writes `result.json`, with the cost of the training in it."""
+    config: Any, model: Learner, episodes: int, *, seed: int | None = None, deterministic: bool = True
+) -> dict[str, Any]:
+    """Plays episodes and prints a table; returns what belongs into `result.json`."""
     seed = SEED_OFFSET + config.seed if seed is None else seed
     env = make_env(config, worlds_for(config.env, episodes), seed)
     try:
         with torch.no_grad():
-            found = evaluate(model, env, episodes, deterministic=deterministic).summary()
+            gamma = config.gamma if config.eval_gamma is None else config.eval_gamma
+            found = evaluate(model, env, episodes, deterministic=deterministic, gamma=gamma).summary()
     finally:
         env.close()
     how = "deterministic" if deterministic else "stochastic"
@@ -79,17 +105,20 @@ def evaluate_and_print(
     for name, numbers in found["returns"].items():
         table.add_row(name, *(f"{numbers[column]:,.2f}" for column in ("mean", "std", "min", "max")))
     Console().print(table)
-    folder.write_result(
-        {
-            "env": config.env,
-            "algo": config.algo,
-            "combiner": config.combiner,
-            "backend": env.backend,
-            "steps": model.num_timesteps,
-            "seed": config.seed,
-            "eval_seed": seed,
-            "deterministic": deterministic,
-            **found,
-        }
-    )
+    return {
+        "env": config.env,
+        "algo": config.algo,
+        "combiner": config.combiner,
+        "backend": env.backend,
+        "steps": model.num_timesteps,
+        "seed": config.seed,
+        "eval_seed": seed,
+        "deterministic": deterministic,
+        **found,
+    }
+
+
+def keep_result(folder: RunFolder, result: dict[str, Any]) -> None:
+    """Writes `result.json`, with the cost of the training in it, and says where."""
+    folder.write_result(result)
     print_line(f"Result: {folder.result_file}")

@@ -9,9 +9,8 @@ from typing import Any
 from dibs_rl import arms
 from dibs_rl import study as studies
 from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
-from dibs_rl.cli.benchmark import processors, run_jobs
+from dibs_rl.cli.benchmark import make_launcher, run_jobs
 from dibs_rl.cli.flags import parse, print_line
-from dibs_rl.cli.launchers import LocalLauncher
 from dibs_rl.config import Count, RunConfig, Seed
 from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.errors import UserError
@@ -56,8 +55,6 @@ def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
     Raises:
         UserError: If the folder holds other experts, or broken ones.
     """
-    if flags.jobs < 0:
-        raise UserError(f"At least one expert at a time; found --jobs {flags.jobs}.")
     env_id = resolve_id(flags.env)
     with contextlib.closing(as_vector_env(env_id)) as env:
         objectives, backend = env.objectives, env.backend
@@ -67,8 +64,8 @@ def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
     if (folder / "experts.yaml").is_file():
         _check(folder, facts)
         return 0, folder
-    studies.record(study, folder)
-    with contextlib.closing(LocalLauncher(folder, flags.jobs or processors())) as launcher:
+    with contextlib.closing(make_launcher("local", folder, flags.jobs)) as launcher:
+        studies.record(study, folder)
         code = run_jobs(study.name, jobs, folder, launcher)
     if code == 0:
         models = {job.arm.removeprefix(arms.EXPERT): RunFolder(folder / job.path).model_file for job in jobs}

@@ -12,8 +12,9 @@ from dibs_rl.errors import UserError
 COMMANDS = {
     "train": "train one policy on many rewards",
     "experts": "train, for each objective, the policy it would like best: anchors for train --anchors",
-    "evaluate": "play episodes with a trained policy and print each objective's return",
+    "evaluate": "play episodes with a trained policy, or with the one of a front that suits a preference; print the returns",
     "benchmark": "run a study: environments x conditions x arms x seeds, in parallel processes, resumable",
+    "front": "train a policy for each of several preferences: a Pareto front, measured, in parallel, resumable",
     "plot": "draw the learning curves of one or several runs",
     "report": "write a study's results as one page: tables with intervals, pictures, cost",
     "record": "record a video of a trained policy, with each objective's return over the pictures",

@@ -20,7 +20,7 @@ from dibs_rl.run_folder import RunFolder
 
 _COLUMNS = 3
 # What may differ between two seeds of one arm: it changes how fast a run goes or what is kept of it, nothing that is learnt.
-_BESIDES = {"seed", "device", "workers", "threads", "checkpoint_every", "eval_episodes", "eval_stochastic"}
+_BESIDES = {"seed", "device", "workers", "threads", "checkpoint_every", "eval_episodes", "eval_stochastic", "eval_gamma"}
 
 
 @dataclass

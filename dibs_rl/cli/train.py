@@ -18,7 +18,7 @@ from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.off_policy import VectorOffPolicy
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import torch_threads
-from dibs_rl.cli.evaluate import evaluate_and_print
+from dibs_rl.cli.evaluate import evaluate_and_print, keep_result
 from dibs_rl.cli.experts import ExpertsConfig, make_experts
 from dibs_rl.cli.flags import parse, peek, print_line
 from dibs_rl.cli.keeper import Keeper, Stopper
@@ -61,7 +61,8 @@ def _lead(config: RunConfig) -> int:
             return 128 + stopped_by
         print_line(f"Model: {folder.newest_model()}")
         if config.eval_episodes:
-            evaluate_and_print(config, folder, model, config.eval_episodes, deterministic=not config.eval_stochastic)
+            deterministic = not config.eval_stochastic
+            keep_result(folder, evaluate_and_print(config, model, config.eval_episodes, deterministic=deterministic))
     return 0
 
 

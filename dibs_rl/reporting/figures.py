@@ -17,9 +17,9 @@ from dibs_rl.curves import Curve
 from dibs_rl.reporting.palette import Look, looks
 from dibs_rl.statistics import Estimate
 
-_PANEL = (4.3, 2.9)  # inches
+PANEL = (4.3, 2.9)  # inches
 _DPI = 110
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.spines.top": False,
@@ -27,11 +27,11 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _LEVEL_DASHES: tuple[Any, ...] = (":", "--", "-.")
-_GREY = "0.45"
+GREY = "0.45"
 _LINE = 0.24  # inches of a line of the legend
 _LETTERS = 11  # in an inch of text
 _DODGE = 0.06  # of the distance between two positions, so that equal estimates of two arms can both be seen
-_TICK = 1.1  # inches that the name of a position may take
+TICK = 1.1  # inches that the name of a position may take
 _DODGED = 0.7  # of that distance, all arms together at most
 
 
@@ -91,17 +91,15 @@ def curve_figure(title: str, panels: Sequence[CurvePanel], columns: int) -> Figu
     levels = list(dict.fromkeys(label for panel in panels for label in panel.levels))
     dashes = {label: _LEVEL_DASHES[i % len(_LEVEL_DASHES)] for i, label in enumerate(levels)}
     keys = {label: Line2D([], [], color=look.colour, linestyle=look.dash) for label, look in by_label.items()}
-    keys |= {label: Line2D([], [], color=_GREY, linestyle=dash, linewidth=1) for label, dash in dashes.items()}
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(title, len(panels), columns, keys)
+    keys |= {label: Line2D([], [], color=GREY, linestyle=dash, linewidth=1) for label, dash in dashes.items()}
+    with matplotlib.rc_context(STYLE):
+        figure, axes = panel_grid(title, len(panels), columns, keys)
         for axis, panel in zip(axes, panels, strict=True):
             for label, curve in panel.curves.items():
                 _draw_curve(axis, curve, by_label[label])
             for label, level in panel.levels.items():
-                axis.axhline(level, color=_GREY, linestyle=dashes[label], linewidth=1)
-            axis.set(
-                title=panel.title, xlabel="environment steps", ylabel=_wrapped(panel.ylabel, _PANEL[1]), ylim=panel.limits
-            )
+                axis.axhline(level, color=GREY, linestyle=dashes[label], linewidth=1)
+            axis.set(title=panel.title, xlabel="environment steps", ylabel=wrapped(panel.ylabel, PANEL[1]), ylim=panel.limits)
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 
@@ -111,8 +109,9 @@ def point_figure(title: str, panels: Sequence[PointPanel], columns: int) -> Figu
     by_label = looks(label for panel in panels for label in panel.estimates)
     joined = any(panel.joined for panel in panels)
     keys = {label: _key(look, joined=joined) for label, look in by_label.items()}
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(title, len(panels), columns, keys, ticks=max(len(panel.ticks) for panel in panels), sharey=True)
+    with matplotlib.rc_context(STYLE):
+        ticks = max(len(panel.ticks) for panel in panels)
+        figure, axes = panel_grid(title, len(panels), columns, keys, ticks=ticks, sharey=True)
         for i, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
             _draw_points(axis, panel, by_label)
             axis.set_ylabel("" if i % columns else panel.ylabel)
@@ -128,28 +127,38 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def _grid(
+def panel_grid(
     title: str, count: int, columns: int, keys: Mapping[str, Line2D], *, ticks: int = 0, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with panels, and one legend for all of them below; none where there is but one thing to name."""
+    """A figure with panels, and one legend for all of them below; none where there is but one thing to name.
+
+    Args:
+        title: Above all.
+        count: Panels.
+        columns: How many stand side by side at most.
+        keys: What the legend shows, by label.
+        ticks: Positions with a name on each panel's x axis, for which there must be room; 0 where they are numbers.
+        sharey: Whether the panels have one y axis.
+    """
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    width = max(_PANEL[0] * columns, _TICK * ticks * columns)
+    width = max(PANEL[0] * columns, TICK * ticks * columns)
     across = max(1, int(width / (0.7 + 0.08 * max(map(len, keys), default=0))))
     below = math.ceil(len(keys) / across)
-    figure = Figure(figsize=(width, _PANEL[1] * rows + 0.4 + _LINE * below), layout="constrained")
+    figure = Figure(figsize=(width, PANEL[1] * rows + 0.4 + _LINE * below), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten().tolist()
     for axis in axes[count:]:
         axis.set_visible(False)
     for axis in axes[:count]:
         axis.grid(alpha=0.3, linewidth=0.6)
-    figure.suptitle(_wrapped(title, width))
+    figure.suptitle(wrapped(title, width))
     if len(keys) > 1:
         figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=min(across, len(keys)))
     return figure, axes[:count]
 
 
-def _wrapped(text: str, inches: float) -> str:
+def wrapped(text: str, inches: float) -> str:
+    """A text broken into lines of so many inches."""
     return "\n".join(textwrap.fill(line, int(inches * _LETTERS)) for line in text.split("\n"))
 
 
@@ -163,7 +172,7 @@ def _draw_curve(axis: Axes, curve: Curve, look: Look) -> None:
 def _draw_points(axis: Axes, panel: PointPanel, by_label: Mapping[str, Look]) -> None:
     for label, points in _dodged(panel).items():
         _draw_estimates(axis, points, by_label[label], joined=panel.joined)
-    axis.set_xticks(panel.positions, [_wrapped(tick, _TICK) for tick in panel.ticks])
+    axis.set_xticks(panel.positions, [wrapped(tick, TICK) for tick in panel.ticks])
     axis.set(title=panel.title, xlabel=panel.xlabel)
 
 

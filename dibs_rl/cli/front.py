@@ -1,0 +1,171 @@
+"""`dibs-rl front`: a policy for each of several preferences, and what the front that they make is worth."""
+
+import contextlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dibs_rl import arms
+from dibs_rl import study as studies
+from dibs_rl.cli.benchmark import check_against_runs, make_launcher, named_values, objectives_of, run_jobs
+from dibs_rl.cli.flags import parse, print_line
+from dibs_rl.cli.front_results import conclude
+from dibs_rl.cli.launchers import Launcher
+from dibs_rl.config import Count, Fraction
+from dibs_rl.envs import base_and_transform, resolve_id
+from dibs_rl.envs.scaling import parse_transform
+from dibs_rl.errors import UserError
+from dibs_rl.front_folder import FrontPolicy, points, read_policy
+from dibs_rl.front_study import DEFAULT_ARM, FrontPlan
+from dibs_rl.preferences import lattice, refined
+from dibs_rl.run_folder import RunFolder
+from dibs_rl.study import Job
+from dibs_rl.yardstick import Yardstick, yardstick
+
+
+@dataclass
+class FrontConfig:
+    """Train a policy for each of several preferences, and measure the front that they make.
+
+    A first part of the preferences is a lattice, the others go where the front it led to is sparse. The same command goes on
+    where it was stopped; with more --points or --seeds it adds to what is there.
+    """
+
+    env: str = "mo-halfcheetah"
+    """Environment id; of a bare name the newest version is taken."""
+    points: Count = 11
+    """Preferences, each a policy; at least as many as objectives. Experts, where the arm has any, come on top."""
+    refine: Fraction = 0.5
+    """Share of the points that go where the front is sparse, once the others are there; 0 for a lattice alone."""
+    arm: str = DEFAULT_ARM
+    """What the preferences are given to: dibs, dibs-anchored, norm-sum, weighted-sum, sb3-ppo, or a combiner with weights."""
+    seeds: tuple[int, ...] = (0,)
+    """Each preference is trained once with each; each seed has a front of its own."""
+    steps: Count | None = None
+    """Environment steps of each training; those shipped for the environment if not given."""
+    settings: tuple[str, ...] = ()
+    """Settings of 'dibs-rl train' for every job: num_envs=16 n_steps=32."""
+    transform: str = ""
+    """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
+    ref_point: str = ""
+    """Reference point of the hypervolume, by name: forward=-100,energy=-100. That of fronts.yaml if not given."""
+    gamma: float | None = None
+    """Discount of the returns that the front is made of; that of fronts.yaml if not given, else the training's."""
+    out: Path | None = None
+    """The front's folder; runs/fronts/<env>/<arm> if not given."""
+    jobs: int = 0
+    """Jobs at a time, each with one thread; 0 for one a processor."""
+    launcher: Literal["local", "ray"] = "local"
+    """What runs the jobs, as in benchmark."""
+    ray_address: str = ""
+    """As in benchmark."""
+
+
+def run(arguments: list[str]) -> int:
+    """Trains what is missing of a front and measures it; returns the exit code, as `dibs-rl benchmark` does."""
+    flags = parse(FrontConfig, arguments, "front")
+    plan = read_plan(flags)
+    if not 0 <= flags.refine <= 1:
+        raise UserError(f"A share is from 0 to 1; found --refine {flags.refine}.")
+    if flags.points < len(plan.objectives):
+        raise UserError(f"At least one preference for each of {', '.join(plan.objectives)}; found --points {flags.points}.")
+    measure = yardstick(base_and_transform(plan.env)[0], plan.objectives, flags.ref_point, flags.gamma)
+    root = flags.out or plan.folder
+    plan, preferences = plan.begun(root)
+    front = Front(plan, root, measure)
+    with contextlib.closing(make_launcher(flags.launcher, root, flags.jobs, flags.ray_address)) as launcher:
+        code, jobs = front.train(preferences, flags.points, flags.refine, launcher)
+    policies = front.policies(jobs)
+    if policies and code in (0, 1):
+        conclude(plan, root, measure, policies, steps=front.steps(jobs))
+    return code
+
+
+def read_plan(flags: FrontConfig) -> FrontPlan:
+    """What the flags mean.
+
+    Raises:
+        UserError: If anything in them is not as it should be.
+    """
+    env_id = resolve_id(flags.env)
+    settings = {**named_values(flags.settings, "settings"), **({} if flags.steps is None else {"steps": flags.steps})}
+    objectives = objectives_of(env_id, settings)
+    parse_transform(flags.transform, objectives)
+    return FrontPlan(env_id, objectives, flags.arm, settings, flags.transform, flags.seeds)
+
+
+@dataclass(frozen=True)
+class Front:
+    """A front and its folder.
+
+    Attributes:
+        plan: What it is made with.
+        root: The folder.
+        measure: What it is measured by.
+    """
+
+    plan: FrontPlan
+    root: Path
+    measure: Yardstick
+
+    def train(self, preferences: np.ndarray | None, count: int, refine: float, launcher: Launcher) -> tuple[int, list[Job]]:
+        """Trains what is missing: the lattice first, and, once all of it is there, what it leaves to be filled.
+
+        Args:
+            preferences: Those that were begun before, `[k, m]`; None for a new front.
+            count: Preferences in all.
+            refine: Share of them that are not of the lattice.
+            launcher: Runs the jobs.
+
+        Returns:
+            The exit code, and all jobs.
+
+        Raises:
+            UserError: If the folder holds another front, or runs with other settings.
+        """
+        if preferences is None:
+            m = len(self.plan.objectives)
+            preferences = lattice(m, max(m, math.ceil((1 - refine) * count)))
+        code, jobs = self._run(preferences, launcher)
+        missing = count - len(preferences)
+        if code or missing <= 0 or not refine:
+            return code, jobs
+        more = refined(*self._outcomes(jobs), missing)
+        if len(more) < missing:
+            print_line(f"Between neighbours on the front there is room for {len(more)} more preferences, not for {missing}.")
+        return self._run(np.concatenate([preferences, more]), launcher)
+
+    def policies(self, jobs: Sequence[Job]) -> list[FrontPolicy]:
+        """The policies that have been trained and evaluated."""
+        names = self.plan.objectives
+        return [
+            read_policy(
+                self.root, job.path, dict(zip(names, self.plan.preference_of(job).tolist(), strict=True)), job.config.seed
+            )
+            for job in jobs
+            if RunFolder(self.root / job.path).finished
+        ]
+
+    def steps(self, jobs: Sequence[Job]) -> tuple[int, int]:
+        """Environment steps that the finished jobs have taken in all, and those of the experts among them."""
+        done = [job for job in jobs if RunFolder(self.root / job.path).finished]
+        taken = {job: json.loads(RunFolder(self.root / job.path).result_file.read_text())["steps"] for job in done}
+        return sum(taken.values()), sum(steps for job, steps in taken.items() if arms.is_reference(job.arm))
+
+    def _run(self, preferences: np.ndarray, launcher: Launcher) -> tuple[int, list[Job]]:
+        study, jobs = self.plan.jobs(preferences, self.measure.gamma)
+        check_against_runs(jobs, self.root)
+        studies.record(study, self.root)
+        return run_jobs(study.name, jobs, self.root, launcher), jobs
+
+    def _outcomes(self, jobs: Sequence[Job]) -> tuple[np.ndarray, np.ndarray]:
+        """Preferences `[k, m]` and the mean discounted returns over seeds that each led to, `[k, m]`."""
+        by_preference: dict[tuple[float, ...], list[FrontPolicy]] = {}
+        for policy in self.policies(jobs):
+            by_preference.setdefault(tuple(policy.preference.values()), []).append(policy)
+        return np.array(list(by_preference)), np.array([points(group).mean(axis=0) for group in by_preference.values()])

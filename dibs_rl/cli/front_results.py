@@ -1,0 +1,137 @@
+"""What `dibs-rl front` leaves and prints at its end: `front.csv`, `front.json`, `front.png` and a table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dibs_rl.cli.flags import print_line
+from dibs_rl.envs import base_and_transform
+from dibs_rl.envs.registry import return_unit
+from dibs_rl.files import atomic_write
+from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, front_file, points, read_result, write_front
+from dibs_rl.front_study import FrontPlan
+from dibs_rl.metrics import expected_utility, front, hypervolume, sparsity, utility_weights, weight_control
+from dibs_rl.reporting.figures import png
+from dibs_rl.reporting.front_picture import FrontPoints, front_figure
+from dibs_rl.statistics import estimate, mean
+from dibs_rl.yardstick import Yardstick
+
+_MEASURES = {
+    "hypervolume": "hypervolume",
+    "expected_utility": "expected utility",
+    "sparsity": "sparsity",
+    "weight_control": "weight control",
+}
+
+
+def conclude(plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence[FrontPolicy], steps: tuple[int, int]) -> None:
+    """Measures a front, writes it down and prints it.
+
+    Args:
+        plan: What it is made with.
+        root: Its folder.
+        measure: What it is measured by.
+        policies: All that have been trained.
+        steps: Environment steps in all, and those of the experts among them.
+    """
+    policies = flagged(policies)
+    summary = _summary(plan, root, measure, policies, steps)
+    write_front(root, policies)
+    with atomic_write(root / "front.json") as file:
+        file.write((json.dumps(summary, indent=2) + "\n").encode())
+    with atomic_write(root / "front.png") as file:
+        file.write(png(_figure(plan, summary, policies)))
+    _print(plan, root, summary)
+
+
+def _summary(
+    plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence[FrontPolicy], steps: tuple[int, int]
+) -> dict[str, Any]:
+    reference = measure.reference_for([policy.discounted for policy in policies])
+    evaluated = read_result(root, policies[0])
+    return {
+        "env": plan.env,
+        "arm": plan.arm,
+        "transform": plan.transform,
+        "gamma": evaluated["gamma"],
+        "episodes": evaluated["episodes"],
+        "deterministic": evaluated["deterministic"],
+        "reference_point": reference,
+        "reference_from": measure.source,
+        "utility_weights": len(utility_weights(len(plan.objectives))),
+        "steps": steps[0],
+        "expert_steps": steps[1],
+        "seeds": {seed: _measures(own, reference) for seed, own in by_seed(policies).items()},
+    }
+
+
+def _measures(policies: Sequence[FrontPolicy], reference: Mapping[str, float]) -> dict[str, float]:
+    """What the front of one seed is worth."""
+    returns = points(policies)
+    weighed = [policy for policy in policies if all(weight > 0 for weight in policy.preference.values())]  # no experts
+    weights = [list(policy.preference.values()) for policy in weighed]
+    return {
+        "policies": len(returns),
+        "nondominated": len(front(returns)),
+        "hypervolume": hypervolume(returns, list(reference.values())),
+        "expected_utility": expected_utility(returns),
+        "sparsity": sparsity(returns),
+        "weight_control": float(weight_control(weights, points(weighed)).mean()) if weighed else 0.0,
+    }
+
+
+def _figure(plan: FrontPlan, summary: dict[str, Any], policies: Sequence[FrontPolicy]) -> Any:
+    base = base_and_transform(plan.env)[0]
+    groups = {
+        f"seed {seed}": FrontPoints(points(own), np.array([policy.nondominated for policy in own]))
+        for seed, own in by_seed(policies).items()
+    }
+    discount = f"discounted by {summary['gamma']:g}" if summary["gamma"] < 1 else "undiscounted"
+    title = f"{plan.name}\nreturn of an episode, {discount}"
+    return front_figure(title, {name: return_unit(base, name) for name in plan.objectives}, groups)
+
+
+def _print(plan: FrontPlan, root: Path, summary: dict[str, Any]) -> None:
+    actions = "most likely" if summary["deterministic"] else "sampled"
+    print_line(
+        f"{plan.name}: mean untransformed returns over {summary['episodes']} episodes, {actions} actions, "
+        f"gamma {summary['gamma']:g}"
+    )
+    reference = ", ".join(f"{name} {value:g}" for name, value in summary["reference_point"].items())
+    print_line(f"Reference point: {reference} ({summary['reference_from']}).")
+    print_line(f"Expected utility: over {summary['utility_weights']} weights.")
+    Console().print(_by_seed(summary["seeds"]))
+    if len(summary["seeds"]) > 1:
+        Console().print(_over_seeds(summary["seeds"]))
+    of_experts = f", {summary['expert_steps']:,} of them the experts'" if summary["expert_steps"] else ""
+    print_line(f"Environment steps: {summary['steps']:,}{of_experts}.")
+    print_line(f"Front: {front_file(root)}   (also front.json, front.png)")
+    example = ",".join(f"{name}={3 if i == 0 else 1}" for i, name in enumerate(plan.objectives))
+    print_line(f"A policy for a preference: dibs-rl evaluate {root} --preference {example}")
+
+
+def _by_seed(seeds: dict[int, dict[str, float]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("seed", "policies", "on the front", *_MEASURES.values()):
+        table.add_column(column, justify="right")
+    for seed, found in seeds.items():
+        counts = (str(found[name]) for name in ("policies", "nondominated"))
+        table.add_row(str(seed), *counts, *(f"{found[name]:.5g}" for name in _MEASURES))
+    return table
+
+
+def _over_seeds(seeds: dict[int, dict[str, float]]) -> Table:
+    """Means with their 95% bootstrap intervals, where there are seeds enough for one."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in (f"over {len(seeds)} seeds", "mean", "95% interval"):
+        table.add_column(column, justify="left" if column.startswith("over") else "right")
+    for name, title in _MEASURES.items():
+        found = estimate([[of_seed[name] for of_seed in seeds.values()]], mean)
+        table.add_row(title, f"{found.value:.5g}", f"{found.low:.5g} to {found.high:.5g}" if found.has_interval else "")
+    return table

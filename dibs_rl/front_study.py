@@ -1,0 +1,130 @@
+"""A front as a study: one environment, and an arm for each preference vector."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dibs_rl import arms, conditions
+from dibs_rl import study as studies
+from dibs_rl.combiners import make_combiner
+from dibs_rl.config import load_yaml, parse_preference
+from dibs_rl.errors import UserError
+from dibs_rl.study import Job, Study
+
+DEFAULT_ARM = "dibs"
+"""What traces a front unless something else is said."""
+_SAID_BY_THE_FRONT = {"preference", "combiner", "anchors", "eval_gamma"}
+
+
+@dataclass(frozen=True)
+class FrontPlan:
+    """What a front is made with.
+
+    Attributes:
+        env: Environment id.
+        objectives: Names of its objectives.
+        arm: The game or sum that the preferences are given to: `dibs`, `dibs-anchored`, `norm-sum`, ...
+        settings: Of each training, over those that are shipped for the environment.
+        transform: What the learners see of the rewards.
+        seeds: Each preference is trained once with each.
+
+    Raises:
+        UserError: If the arm is unknown or takes no preference, or a setting is the front's own to make.
+    """
+
+    env: str
+    objectives: tuple[str, ...]
+    arm: str = DEFAULT_ARM
+    settings: Mapping[str, Any] | None = None
+    transform: str = ""
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if len(self.objectives) < 2:
+            raise UserError(f"A front needs at least two objectives; {self.env} has {', '.join(self.objectives)}.")
+        taken = sorted(_SAID_BY_THE_FRONT & (self.settings or {}).keys())
+        if taken:
+            raise UserError(f"A front says itself what {', '.join(taken)} is; leave it out of --settings.")
+        if self.arm == arms.EXPERTS or arms.is_reference(self.arm):
+            raise UserError(f"The arm {self.arm} takes no preference, and cannot trace a front.")
+        combiner = self._own_settings.get("combiner")
+        if combiner:
+            make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
+
+    @property
+    def name(self) -> str:
+        """What the study is called: a folder that holds another one is left alone."""
+        return f"front of {self.env} by {self.arm}" + (f" with {self.transform}" if self.transform else "")
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept if nothing else is said."""
+        name = f"{self.arm}-{self._condition}" if self.transform else self.arm
+        return Path("runs/fronts") / self.env.replace(":", "-") / name
+
+    def jobs(self, preferences: Sequence[Sequence[float]] | np.ndarray, eval_gamma: float | None) -> tuple[Study, list[Job]]:
+        """The study, resolved, and its jobs.
+
+        Args:
+            preferences: `[k, m]`.
+            eval_gamma: Discount of the returns that are compared; that of the training if None.
+
+        Raises:
+            UserError: If a setting is unknown or out of bounds.
+        """
+        discount = {} if eval_gamma is None else {"eval_gamma": eval_gamma}
+        study = Study(
+            name=self.name,
+            envs={self.env: {**(self.settings or {}), **discount}},
+            conditions={self._condition: self.transform or None},
+            arms=dict(self._arm(preference) for preference in preferences),
+            seeds=self.seeds,
+        )
+        objectives = {self.env: self.objectives}
+        study = studies.resolved(study, objectives)
+        return study, studies.jobs_of(study, objectives)
+
+    def begun(self, root: Path) -> tuple["FrontPlan", np.ndarray | None]:
+        """The same front as a folder holds it.
+
+        Returns:
+            The plan with the seeds that are there as well, and the preferences `[k, m]` in the order of their choice; None
+            where nothing has begun yet.
+
+        Raises:
+            UserError: If the folder holds another study.
+        """
+        file = root / "study.yaml"
+        if not file.is_file():
+            return self, None
+        before = load_yaml(file)
+        if before.get("name") != self.name:
+            raise UserError(f"{root} holds the study {before.get('name')!r}, and not {self.name!r}: choose another --out.")
+        found = [own["preference"] for own in before["arms"].values() if own.get("preference")]
+        plan = dataclasses.replace(self, seeds=tuple(dict.fromkeys([*before["seeds"], *self.seeds])))
+        return plan, np.array([[weights[name] for name in self.objectives] for weights in found])
+
+    def preference_of(self, job: Job) -> np.ndarray:
+        """Preference weights `[m]` of a job: of an expert, 1 for its objective and 0 for all others."""
+        said = parse_preference(job.config.preference)
+        weights = said if isinstance(said, Mapping) else dict.fromkeys(arms.objectives_in(job.arm), 1.0)
+        return np.array([weights.get(name, 0.0) for name in self.objectives])
+
+    @property
+    def _own_settings(self) -> dict[str, Any]:
+        return arms.expand({self.arm: None}, self.objectives)[self.arm]
+
+    @property
+    def _condition(self) -> str:
+        return re.sub(r"[^\w.@^+-]+", "-", self.transform) or conditions.AS_IT_IS
+
+    def _arm(self, preference: Sequence[float]) -> tuple[str, dict[str, Any]]:
+        """The name and the settings of the arm with a preference."""
+        weights = [float(weight) for weight in preference]
+        name = f"{self.arm}-p" + "-".join(f"{weight:g}" for weight in weights)
+        return name, {**self._own_settings, "preference": dict(zip(self.objectives, weights, strict=True))}

@@ -1,0 +1,90 @@
+"""Preference vectors that trace a front: a lattice on the simplex first, then more where the front that it led to is sparse.
+
+A preference weight is positive: an objective with weight 0 would have no vote at all. So the simplex is shrunk a little, and
+its corners leave `FLOOR` to each other objective.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.spatial.distance import pdist, squareform
+
+from dibs_rl.metrics import front, nondominated, normalised
+from dibs_rl.simplex import lattice_size, simplex_lattice
+
+FLOOR = 0.01
+"""Least weight of an objective, where all weights sum to 1."""
+_DIGITS = 4  # of a weight: they name folders
+Vector = tuple[float, ...]
+"""A preference that can be looked up."""
+
+
+def lattice(m: int, points: int) -> np.ndarray:
+    """The finest lattice of preferences that has at most so many points, `[k, m]`; one for each objective at the least.
+
+    Args:
+        m: Objectives, at least 2.
+        points: How many, at least m.
+    """
+    divisions = 1
+    while lattice_size(m, divisions + 1) <= points:
+        divisions += 1
+    return np.round(FLOOR + (1 - m * FLOOR) * simplex_lattice(m, divisions), _DIGITS)
+
+
+def refined(preferences: ArrayLike, returns: ArrayLike, count: int) -> np.ndarray:
+    """Preferences to add where neighbours on the front lie furthest apart.
+
+    Returns are normalised by the front's own ranges, and the front's points joined by their minimum spanning tree: for two
+    objectives this is the front from one end to the other. The longest edge gets the preference in the middle of those at its
+    ends; its halves are then taken to be half as long. Where the front is a single point, the preferences take its place.
+
+    Args:
+        preferences: Those that there are, `[k, m]`; their sums are 1.
+        returns: What they led to, `[k, m]`.
+        count: How many to add.
+
+    Returns:
+        `[count, m]`, fewer where there is nothing left between neighbours. None of them is there already.
+    """
+    weights = np.asarray(preferences, dtype=float)
+    gaps = _gaps(weights, np.asarray(returns, dtype=float))
+    known, found = set(map(_vector, weights)), list[Vector]()
+    while gaps and len(found) < count:
+        length, one, other = gaps.pop(max(range(len(gaps)), key=lambda k: gaps[k][0]))
+        middle = _between(one, other)
+        if middle in (one, other):
+            continue
+        if middle not in known:
+            known.add(middle)
+            found.append(middle)
+        gaps += [(length / 2, one, middle), (length / 2, middle, other)]
+    return np.array(found).reshape(len(found), weights.shape[1])
+
+
+def _gaps(preferences: np.ndarray, returns: np.ndarray) -> list[tuple[float, Vector, Vector]]:
+    """Neighbours on the front, or in preference where it is one point: how far they lie apart, and their preferences.
+
+    They are sorted, so that the order in which the policies stand decides nothing where lengths are equal.
+    """
+    if len(front(returns)) > 1:
+        places, candidates = normalised(returns), np.flatnonzero(nondominated(returns))
+    else:
+        places, candidates = preferences, np.arange(len(preferences))
+    _, first = np.unique(places[candidates], axis=0, return_index=True)
+    chosen = candidates[np.sort(first)]
+    tree = minimum_spanning_tree(squareform(pdist(places[chosen]))).tocoo()
+    found = []
+    for length, i, j in zip(tree.data.tolist(), tree.row, tree.col, strict=True):
+        one, other = sorted(_vector(preferences[chosen[k]]) for k in (i, j))
+        found.append((length, one, other))
+    return sorted(found)
+
+
+def _between(one: Vector, other: Vector) -> Vector:
+    above = np.maximum((np.array(one) + np.array(other)) / 2 - FLOOR, 0.0)
+    return _vector(FLOOR + (1 - len(above) * FLOOR) * above / above.sum())
+
+
+def _vector(weights: np.ndarray) -> Vector:
+    return tuple(np.round(weights, _DIGITS).tolist())

@@ -1,0 +1,237 @@
+"""A front without training: its jobs, what it is measured by, its folder, and which policy suits whom."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_studies import write_result, write_run
+
+from dibs_rl.cli.job_flags import train_flags
+from dibs_rl.config import bare_name, load_yaml, parse_preference
+from dibs_rl.envs import SPECS
+from dibs_rl.errors import UserError
+from dibs_rl.front_folder import FrontPolicy, choose, flagged, front_file, points, read_front, read_policy, write_front
+from dibs_rl.front_study import FrontPlan
+from dibs_rl.preferences import lattice
+from dibs_rl.reporting.figures import png
+from dibs_rl.reporting.front_picture import FrontPoints, front_figure
+from dibs_rl.study import record
+from dibs_rl.yardstick import TABLE, yardstick
+
+NAMES = ("forward", "energy")
+CHEETAH = FrontPlan("mo-halfcheetah-v5", NAMES, settings={"steps": 640})
+
+
+def policy(forward, energy, seed=0, folder="run"):
+    returns = {"forward": forward, "energy": energy}
+    return FrontPolicy({"forward": 0.5, "energy": 0.5}, seed, {name: 2 * r for name, r in returns.items()}, returns, folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------- jobs
+
+
+@pytest.mark.parametrize("arm", ["dibs", "dibs-1", "norm-sum", "weighted-sum", "sb3-ppo"])
+def test_each_preference_is_an_ordinary_job(arm, tmp_path):
+    plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(3, 4))
+    _, jobs = plan.jobs(lattice(2, 3), 0.9)
+    assert [(job.config.preference, job.config.seed) for job in jobs] == [
+        (f"forward={weight},energy={round(1 - weight, 2)}", seed) for seed in (3, 4) for weight in (0.01, 0.5, 0.99)
+    ]
+    assert {job.config.eval_gamma for job in jobs} == {0.9}
+    assert {job.config.steps for job in jobs} == {640}
+    assert {job.config.gamma for job in jobs} == {0.99}  # what is learnt does not depend on how it is measured
+    assert [plan.preference_of(job).tolist() for job in jobs[:3]] == lattice(2, 3).tolist()
+    flags = train_flags(jobs[0], tmp_path)
+    assert "--preference=forward=0.01,energy=0.99" in flags
+    assert len({job.path for job in jobs}) == 6
+
+
+def test_the_anchored_game_has_one_set_of_experts_a_seed():
+    plan = dataclasses.replace(CHEETAH, arm="dibs-anchored", seeds=(0, 1), transform="energy=1e3")
+    _, jobs = plan.jobs(lattice(2, 3), None)
+    experts = [job for job in jobs if job.arm.startswith("expert-")]
+    assert [(job.arm, job.config.seed) for job in experts] == [(f"expert-{name}", seed) for seed in (0, 1) for name in NAMES]
+    assert [plan.preference_of(job).tolist() for job in experts[:2]] == [[1, 0], [0, 1]]
+    for job in set(jobs) - set(experts):
+        assert {(expert.arm, expert.config.seed) for expert in job.after} == {(f"expert-{n}", job.config.seed) for n in NAMES}
+        assert job.config.transform == "energy=1e3"
+        assert job.condition == "energy-1e3"
+
+
+def test_a_folder_knows_its_preferences_and_seeds(tmp_path):
+    assert CHEETAH.begun(tmp_path) == (CHEETAH, None)
+    first, second = lattice(2, 3), np.array([[0.255, 0.745]])
+    record(CHEETAH.jobs(first, 0.99)[0], tmp_path)
+    record(CHEETAH.jobs(np.concatenate([first, second]), 0.99)[0], tmp_path)
+    plan, found = dataclasses.replace(CHEETAH, seeds=(7,)).begun(tmp_path)
+    assert np.array_equal(found, np.concatenate([first, second]))
+    assert plan.seeds == (0, 7)
+    for other in ({"arm": "norm-sum"}, {"transform": "energy=1e3"}, {"env": "mo-swimmer-v5"}):
+        with pytest.raises(UserError, match="choose another --out"):
+            dataclasses.replace(CHEETAH, **other).begun(tmp_path)
+        assert dataclasses.replace(CHEETAH, **other).folder != CHEETAH.folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arm": "dips"}, "did you mean dibs"),
+        ({"arm": "mgda"}, "takes no preference"),
+        ({"arm": "random"}, "takes no preference"),
+        ({"arm": "experts"}, "takes no preference"),
+        ({"settings": {"preference": "1,2"}}, "A front says itself what preference is"),
+        ({"objectives": ("forward",)}, "at least two objectives"),
+    ],
+)
+def test_what_traces_no_front(changes, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(CHEETAH, **changes)
+
+
+# ------------------------------------------------------------------------------------------------------------ measures
+
+
+def test_the_table_is_about_environments_that_there_are():
+    known = {bare_name(env_id) for env_id in SPECS}
+    for name, entry in load_yaml(TABLE).items():
+        assert name in known
+        assert set(entry) == {"gamma", "reference"}
+        specs = [spec for spec in SPECS.values() if bare_name(spec.id) == name]
+        for spec in specs:
+            found = yardstick(spec.id, spec.objectives)
+            assert found.gamma == entry["gamma"]
+            assert list(found.reference) == list(spec.objectives)
+
+
+def test_published_measures_and_ones_own():
+    published = yardstick("mo-hopper-v5", ("forward", "height", "energy"))
+    assert (published.gamma, published.reference) == (0.99, {"forward": -100, "height": -100, "energy": -100})
+    assert published.source == "from fronts.yaml"
+    own = yardstick("mo-halfcheetah-v5", NAMES, "energy=-5e2,forward=0", 0.9)
+    assert (own.gamma, own.reference, own.source) == (0.9, {"forward": 0, "energy": -500}, "as given")
+    unknown = yardstick("four-room-v0", NAMES)
+    assert (unknown.gamma, unknown.reference) == (None, None)
+    least = unknown.reference_for([{"forward": 3, "energy": -1}, {"forward": 1, "energy": 5}])
+    assert least == {"forward": 1, "energy": -1}
+    assert "comparable with no other front" in unknown.source
+
+
+@pytest.mark.parametrize(
+    ("reference", "gamma", "message"),
+    [
+        ("forward=1", None, "a return for each of forward, energy"),
+        ("forward=1,enrgy=2", None, "a return for each of forward, energy; found forward, enrgy"),
+        ("forward=1,energy=much", None, "holds numbers"),
+        ("forward=1,energy=inf", None, "finite"),
+        ("-100,-100", None, "reads like name=value"),
+        ("", 0.0, "above 0"),
+        ("", 1.01, "at most 1"),
+    ],
+)
+def test_measures_that_cannot_be(reference, gamma, message):
+    with pytest.raises(UserError, match=message):
+        yardstick("mo-halfcheetah-v5", NAMES, reference, gamma)
+
+
+# -------------------------------------------------------------------------------------------------------------- folder
+
+
+def test_a_front_is_read_as_it_was_written(tmp_path):
+    policies = flagged([policy(1 / 3, -1e-17), policy(0.1, -2.5, folder="a,b"), policy(-3.0, 7, seed=1)])
+    write_front(tmp_path, policies)
+    assert read_front(tmp_path) == policies
+    assert [one.nondominated for one in policies] == [True, False, True]  # another seed's policy dominates nothing here
+    header = front_file(tmp_path).read_text().splitlines()[0]
+    assert header.split(",")[:3] == ["preference/forward", "preference/energy", "return/forward"]
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "seed,folder\n", None])
+def test_a_broken_front_gets_one_line(tmp_path, text):
+    if text is None:
+        write_front(tmp_path, flagged([policy(1, 2)]))
+        text = front_file(tmp_path).read_text().replace("2", "two")
+    front_file(tmp_path).write_text(text)
+    with pytest.raises(UserError, match="does not list a front's policies"):
+        read_front(tmp_path)
+
+
+def test_a_policy_is_what_its_result_says(tmp_path):
+    write_run(tmp_path / "run", "mo-halfcheetah-v5", NAMES)
+    write_result(tmp_path / "run", {"forward": 3.0, "energy": -4.0})
+    file = tmp_path / "run/result.json"
+    result = json.loads(file.read_text())
+    result["discounted_returns"] = {name: {"mean": -numbers["mean"]} for name, numbers in result["returns"].items()}
+    file.write_text(json.dumps(result))
+    found = read_policy(tmp_path, Path("run"), {"forward": 1.0, "energy": 0.0}, 5)
+    assert found.returns == {"forward": 3, "energy": -4}
+    assert points([found]).tolist() == [[-3, 4]]
+    assert (found.seed, found.folder) == (5, "run")
+
+
+# ------------------------------------------------------------------------------------------------------------ choosing
+
+FRONT = flagged([policy(0, 0, folder="rest"), policy(60, -1, folder="walk"), policy(100, -4, folder="run"), policy(50, -3)])
+
+
+@pytest.mark.parametrize(
+    ("preference", "taken", "utility"),
+    [
+        ("forward=1,energy=1", "walk", (0.6 + 0.75) / 2),
+        ("forward=9,energy=1", "run", 0.9),
+        ("forward=1,energy=9", "rest", 0.9),
+        ("1,9", "rest", 0.9),
+        ("energy=5", "rest", 1),
+        ("forward=2,energy=0", "run", 1),
+    ],
+)
+def test_the_policy_with_the_greatest_utility_in_normalised_returns(preference, taken, utility):
+    """Forward is worth from 0 to 1 between 0 and 100, energy between -4 and 0."""
+    best, worth = choose(FRONT, parse_preference(preference))
+    assert best.folder == taken
+    assert worth == pytest.approx(utility)
+
+
+def test_units_do_not_change_the_choice():
+    scaled = [dataclasses.replace(one, discounted={n: 1e3 * r - 7 for n, r in one.discounted.items()}) for one in FRONT]
+    for preference in ([1.0, 1.0], [9.0, 1.0], [1.0, 9.0]):
+        assert choose(scaled, preference)[0].folder == choose(FRONT, preference)[0].folder
+
+
+@pytest.mark.parametrize(
+    ("preference", "message"),
+    [
+        ([1.0], "forward, energy; found 1 weights"),
+        ({"forward": -1.0, "energy": 2.0}, "0 or more"),
+        ([0.0, 0.0], "not all 0"),
+        ([float("nan"), 1.0], "0 or more"),
+        ({"height": 1.0}, "Unknown objective 'height'"),
+    ],
+)
+def test_preferences_that_choose_nothing(preference, message):
+    with pytest.raises(UserError, match=message):
+        choose(FRONT, preference)
+
+
+# ------------------------------------------------------------------------------------------------------------- picture
+
+
+@pytest.mark.parametrize(("m", "panels"), [(2, 1), (3, 3), (4, 1), (6, 1)])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_picture_for_any_number_of_objectives(m, panels, seeds):
+    rng = np.random.default_rng(m)
+    groups = {f"seed {s}": FrontPoints(rng.normal(size=(5, m)), np.arange(5) != 2) for s in range(seeds)}
+    figure = front_figure("front of an environment", {f"objective_{i}": "sum of rewards" for i in range(m)}, groups)
+    assert png(figure).startswith(b"\x89PNG")
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(shown) == panels
+    texts = " ".join(
+        [axis.get_xlabel() + axis.get_ylabel() for axis in shown] + [t.get_text() for t in shown[0].get_xticklabels()]
+    )
+    assert all(f"objective_{i}" in texts for i in range(m))
+    assert ("sum of rewards" in texts) == (m <= 3)
+    (legend,) = figure.legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said[-2:] == ["nondominated", "dominated"]
+    assert ("seed 2" in said) == (seeds == 3)

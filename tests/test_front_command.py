@@ -1,0 +1,227 @@
+"""`dibs-rl front` and `dibs-rl evaluate FRONT` with real runs, which are stopped, gone on with and added to."""
+
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import yaml
+from real_jobs import InThisProcess, command, learning, start, wait_for
+
+from dibs_rl.cli import front as front_command
+from dibs_rl.metrics import expected_utility, hypervolume, nondominated, sparsity
+from dibs_rl.preferences import refined
+from dibs_rl.run_folder import RunFolder
+
+ENV = "deep-sea-treasure-v0"
+QUICK = ["--settings", "num_envs=4", "n_steps=16", "batch_size=32", "n_epochs=2", "eval_episodes=2", "hidden=[8]"]
+NAMES = ("treasure", "time")
+
+
+class Interrupted(InThisProcess):
+    """Ctrl-C comes when the last of so many jobs begins."""
+
+    def __init__(self, root, jobs):
+        super().__init__(root)
+        self.left = jobs
+
+    def start(self, job):
+        self.left -= 1
+        if self.left:
+            super().start(job)
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
+            self.just_ended.append((job, "stopped"))
+
+    def stop(self):
+        pass
+
+
+@pytest.fixture
+def front(tmp_path, monkeypatch, capsys):
+    """Runs `dibs-rl front` with jobs in this process: the exit code, what it said, and the arms that were trained."""
+
+    def run(*arguments, steps=64, launcher=InThisProcess):
+        launchers = []
+
+        def make(kind, root, jobs, address):
+            launchers.append(launcher(root))
+            return launchers[0]
+
+        monkeypatch.setattr(front_command, "make_launcher", make)
+        code = command("front", "--env", ENV, "--steps", steps, "--out", tmp_path, *QUICK, *arguments)
+        return code, capsys.readouterr().out, launchers[0].started
+
+    return run
+
+
+def rows(root):
+    with open(root / "front.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def results(root, key):
+    """Mean returns `[k, m]` of the policies of `front.csv`, from their own files."""
+    found = [json.loads((root / row["folder"] / "result.json").read_text())[key] for row in rows(root)]
+    return np.array([[one[name]["mean"] for name in NAMES] for one in found])
+
+
+def test_a_front_from_its_lattice_to_its_measures(front, tmp_path):
+    code, said, started = front("--points", 4, "--seeds", 0, 1)
+    assert code == 0
+    assert started[:4] == ["dibs-p0.01-0.99", "dibs-p0.99-0.01"] * 2
+    assert len(started) == len(set(started)) * 2 == 8
+
+    preferences = [
+        list(arm["preference"].values()) for arm in yaml.safe_load((tmp_path / "study.yaml").read_text())["arms"].values()
+    ]
+    discounted, seeds = results(tmp_path, "discounted_returns"), np.array([int(row["seed"]) for row in rows(tmp_path)])
+    by_arm = {row["folder"].split("/")[2]: i for i, row in enumerate(rows(tmp_path))}
+    assert len(by_arm) == 4
+    means = [
+        np.mean([p for p, row in zip(discounted, rows(tmp_path), strict=True) if row["folder"].split("/")[2] == arm], axis=0)
+        for arm in started[:2]
+    ]
+    assert preferences[2:] == refined(preferences[:2], means, 2).tolist()
+
+    listed = [
+        [[float(row[f"{kind}/{name}"]) for name in NAMES] for row in rows(tmp_path)] for kind in ("return", "discounted")
+    ]
+    assert listed == [results(tmp_path, "returns").tolist(), discounted.tolist()]
+    summary = json.loads((tmp_path / "front.json").read_text())
+    assert (summary["gamma"], summary["reference_point"]) == (0.99, {"treasure": 0, "time": -50})
+    assert (summary["steps"], summary["expert_steps"]) == (8 * 64, 0)
+    for seed in (0, 1):
+        own = discounted[seeds == seed]
+        marks = [row["nondominated"] == "true" for row in rows(tmp_path) if row["seed"] == str(seed)]
+        assert marks == nondominated(own).tolist()
+        found = summary["seeds"][str(seed)]
+        assert found["hypervolume"] == hypervolume(own, [0, -50])
+        assert found["expected_utility"] == expected_utility(own)
+        assert found["sparsity"] == sparsity(own)
+        assert -1 <= found["weight_control"] <= 1
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    for words in ("from fronts.yaml", "gamma 0.99", "over 100 weights", "Environment steps: 512.", "hypervolume"):
+        assert words in said
+
+    assert front("--points", 4, "--seeds", 0, 1)[2] == []  # all of it is there
+    code, _, started = front("--points", 5)  # more points add to it, for every seed
+    assert (code, len(started), len(set(started)), len(rows(tmp_path))) == (0, 2, 1, 10)
+
+
+def test_the_experts_of_the_anchored_game_are_points_and_their_steps_count(front, tmp_path):
+    measure = ["--gamma", 1, "--ref-point", "treasure=-1,time=-200"]
+    code, said, started = front("--arm", "dibs-anchored", "--points", 2, *measure, steps=128)
+    assert code == 0
+    assert started[:2] == ["expert-treasure", "expert-time"]
+    assert [[float(row[f"preference/{name}"]) for name in NAMES] for row in rows(tmp_path)] == [
+        [1, 0],
+        [0, 1],
+        [0.01, 0.99],
+        [0.99, 0.01],
+    ]
+    assert "Environment steps: 512, 256 of them the experts'." in said
+    assert "treasure -1, time -200 (as given)" in said
+    assert np.array_equal(results(tmp_path, "returns"), results(tmp_path, "discounted_returns"))  # gamma 1
+    with open(tmp_path / ENV / "scale-1/dibs-anchored-p0.01-0.99/seed0/progress.csv") as file:
+        assert any("distance" in column for column in file.readline().split(","))
+
+
+def test_a_lattice_alone(front, tmp_path):
+    code, _, started = front("--points", 3, "--refine", 0)
+    assert (code, started) == (0, ["dibs-p0.01-0.99", "dibs-p0.5-0.5", "dibs-p0.99-0.01"])
+    assert front("--points", 5, "--refine", 0)[2] == []  # nothing is put between them
+
+
+def test_a_failed_policy_leaves_no_gap_that_is_refined(front, tmp_path):
+    code, _, started = front("--points", 3, launcher=lambda root: InThisProcess(root, broken=("dibs-p0.99-0.01",)))
+    assert (code, started) == (1, ["dibs-p0.01-0.99", "dibs-p0.99-0.01"])
+    assert len(rows(tmp_path)) == 1
+    code, _, started = front("--points", 3)
+    assert (code, started) == (0, ["dibs-p0.99-0.01", "dibs-p0.5-0.5"])
+
+
+def test_ctrl_c_in_the_second_half_and_on_with_the_same_preferences(front, tmp_path):
+    code, said, started = front("--points", 4, launcher=lambda root: Interrupted(root, jobs=4))
+    assert (code, len(started)) == (130, 3)
+    assert "the same command goes on" in said
+    chosen = (tmp_path / "study.yaml").read_text()
+    # From now on the lattice's returns are others: what was chosen by them stays as it was.
+    result = tmp_path / ENV / "scale-1/dibs-p0.01-0.99/seed0/result.json"
+    numbers = json.loads(result.read_text())
+    numbers["discounted_returns"]["time"]["mean"] += 1000
+    result.write_text(json.dumps(numbers))
+    code, _, started = front("--points", 4)
+    assert (code, len(started), len(rows(tmp_path))) == (0, 1, 4)
+    assert (tmp_path / "study.yaml").read_text() == chosen
+
+
+def test_killed_and_on_to_the_end(front, tmp_path):
+    """In processes of their own: Ctrl-C lets a policy save what it has learnt, and the same command goes on from there."""
+    run = tmp_path / ENV / "scale-1/dibs-p0.01-0.99/seed0"
+    process = start("front", "--env", ENV, "--points", 2, "--steps", 4_800, "--out", tmp_path, "--jobs", 1, *QUICK)
+    wait_for(learning(run), process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    assert RunFolder(run).newest_model().name > "step_000000000000.zip"
+    assert not (tmp_path / "front.csv").exists()
+    assert front("--points", 2, steps=4_800)[0] == 0
+    assert len(yaml.safe_load((run / "config.yaml").read_text())["facts"]["resumed"]) == 1
+    assert [json.loads((tmp_path / row["folder"] / "result.json").read_text())["steps"] for row in rows(tmp_path)] == [
+        4_800
+    ] * 2
+
+
+def test_a_preference_picks_a_policy_and_nothing_is_overwritten(front, tmp_path, capsys):
+    assert front("--points", 2)[0] == 0
+    text = (tmp_path / "front.csv").read_text().splitlines()
+    columns = text[0].split(",")
+    lines = [dict(zip(columns, line.split(","), strict=True)) for line in text[1:]]
+    for line, returns in zip(lines, ([10.0, -20.0], [1.0, -2.0]), strict=True):  # a front worth choosing from
+        line |= {f"discounted/{name}": str(r) for name, r in zip(NAMES, returns, strict=True)} | {"nondominated": "true"}
+    (tmp_path / "front.csv").write_text("\n".join([",".join(columns), *(",".join(line.values()) for line in lines)]) + "\n")
+    before = {row["folder"]: (tmp_path / row["folder"] / "result.json").read_bytes() for row in rows(tmp_path)}
+    for preference, taken in (("treasure=3,time=1", 0), ("1,3", 1)):
+        assert command("evaluate", tmp_path, "--preference", preference, "--episodes", 1) == 0
+        said = capsys.readouterr().out
+        assert f"For {preference}, of 2 policies: {lines[taken]['folder']}, trained with treasure=" in said
+        assert "utility is 0.750" in said
+        assert "time" in said
+    assert {folder: (tmp_path / folder / "result.json").read_bytes() for folder in before} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["front", "--env", "mo-halfcheeta"], "did you mean mo-halfcheetah"),
+        (["front", "--env", "mo-hopper", "--points", "2"], "for each of forward, height, energy; found --points 2"),
+        (["front", "--env", "mo-hopper", "--arm", "mgda"], "takes no preference"),
+        (["front", "--env", "mo-hopper", "--arm", "dips"], "did you mean dibs"),
+        (["front", "--env", "mo-hopper", "--transform", "enrgy=2"], "Unknown objective 'enrgy'"),
+        (["front", "--env", "mo-hopper", "--settings", "preference=[1,2,3]"], "says itself what preference is"),
+        (["front", "--env", "mo-hopper", "--settings", "gama=1"], "Did you mean gamma"),
+        (["front", "--env", "mo-hopper", "--ref-point", "forward=1"], "a return for each of forward, height, energy"),
+        (["front", "--env", "mo-hopper", "--gamma", "0"], "above 0"),
+        (["front", "--env", "mo-hopper", "--refine", "2"], "--refine 2"),
+        (["front", "--env", "mo-hopper", "--jobs", "-1"], "--jobs -1"),
+        (["front", "--env", "mo-hopper", "--seeds", "-1"], "seed"),
+        (["evaluate", "."], "is not a run folder"),
+        (["evaluate", ".", "--preference", "1,1"], "picks a policy of a front"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command(*arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_front_wants_a_preference(tmp_path, capsys):
+    (tmp_path / "front.csv").write_text("")
+    assert command("evaluate", tmp_path) == 2
+    assert "say which of its policies with --preference" in capsys.readouterr().err
