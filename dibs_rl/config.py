@@ -65,7 +65,8 @@ class RunConfig:
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes of the gym backend (0: this process), or threads of the batch backend (0: one a core)."""
     backend: str = "auto"
-    """What steps the worlds: batch (MuJoCo tasks all at once), gym (one by one), or auto: batch where it can, else gym."""
+    """What steps the worlds: batch (MuJoCo tasks all at once), torch (some small ones), gym (one by one), or auto: the
+    quickest with the results of gym."""
     device: str = "auto"
     """Where the networks live: cpu, cuda, or auto (cuda for images where there is one, else cpu)."""
     threads: Count = 2

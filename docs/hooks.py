@@ -4,6 +4,7 @@ from typing import Any
 
 from dibs_rl.envs import SPECS
 from dibs_rl.envs.tasks import TASKS
+from dibs_rl.envs.torch_tasks import TORCH_TASKS
 
 _PLACE = "<!-- table of environments -->"
 
@@ -12,7 +13,8 @@ def environment_table() -> str:
     """Every environment of the registry as a Markdown table."""
     rows = ["| id | m | objectives | magnitudes per step | backends |", "|---|---|---|---|---|"]
     for spec in SPECS.values():
-        backends = "batch, gym" if spec.id in TASKS else "gym"
+        others = [name for name, tasks in (("batch", TASKS), ("torch", TORCH_TASKS)) if spec.id in tasks]
+        backends = ", ".join([*others, "gym"])
         need = f"; {spec.install}" if spec.needs else ""
         rows.append(
             f"| `{spec.id}` | {len(spec.objectives)} | {', '.join(spec.objectives)} | {spec.scales} | {backends}{need} |"

@@ -1,6 +1,6 @@
 """Vector-reward environments: every way to step them, behind one contract (`dibs_rl.vec_env`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -20,6 +20,8 @@ from dibs_rl.envs.reward_terms import RewardTerms, parse_terms
 from dibs_rl.envs.sb3_adapter import SB3VecEnvAdapter
 from dibs_rl.envs.scaling import TransformedEnv, transform_rewards
 from dibs_rl.envs.tasks import TASKS
+from dibs_rl.envs.torch_backend import TorchVecEnv
+from dibs_rl.envs.torch_tasks import TORCH_TASKS
 from dibs_rl.envs.vec_monitor import MOVecMonitor
 from dibs_rl.envs.vec_normalize import MOVecNormalize, normalization_of
 from dibs_rl.envs.worlds import probe
@@ -41,6 +43,7 @@ __all__ = [
     "RewardTerms",
     "SB3VecEnvAdapter",
     "Step",
+    "TorchVecEnv",
     "TransformedEnv",
     "VectorRewardVecEnv",
     "as_vector_env",
@@ -53,7 +56,8 @@ __all__ = [
     "transform_rewards",
 ]
 
-BACKENDS = ("auto", "batch", "gym")
+BACKENDS = ("auto", "batch", "torch", "gym")
+_MANY_WORLDS = 32  # from here on a step of the torch backend is quicker than the same steps one by one
 
 
 def make(
@@ -74,12 +78,13 @@ def make(
         env_id: An id of MO-Gymnasium's or registered with Gymnasium; of a bare name the newest version is taken. Several ids,
             `a+b+c`, are the tasks of one environment (`MultiTask`).
         num_envs: Worlds n.
-        backend: `"gym"` steps Gymnasium environments one by one; `"batch"` steps MuJoCo tasks all at once, with the same
-            results; `"auto"` takes the fastest there is for the id.
+        backend: `"gym"` steps Gymnasium environments one by one; `"batch"` steps MuJoCo tasks all at once and `"torch"` some
+            small environments, both with the same results (`"torch"`: on the CPU); `"auto"` takes the fastest of those that
+            have the same results.
         device: Where the tensors are wanted.
         seed: World i's first episode is seeded with `seed + i`, as MO-Gymnasium's own would be; None draws at random.
         workers: Worker processes of the `gym` backend, where 0 steps in this process; threads of the `batch` backend,
-            where 0 takes one a core.
+            where 0 takes one a core; without meaning for the `torch` backend.
         transform: What rewards are turned into, as `energy=1e3` or `energy=exp@episode` (see `dibs_rl.envs.scaling`), which
             wins over an id's own where both name an objective. Statistics of episodes hold the rewards as they were.
         reward_terms: Makes a vector of parts of a scalar reward, as `forward=reward_forward,energy=reward_ctrl` (see
@@ -95,7 +100,8 @@ def make(
     if num_envs < 1:
         raise UserError(f"There must be at least one environment; found num_envs={num_envs}.")
     env_id, own_transform = base_and_transform(resolve_id(env_id))
-    chosen = _choose_backend(backend, env_id, [*kwargs, *(["reward_terms"] if reward_terms else [])])
+    many = num_envs >= _MANY_WORLDS and torch.device(device).type == "cpu"
+    chosen = _choose_backend(backend, env_id, [*kwargs, *(["reward_terms"] if reward_terms else [])], many)
     env: VectorRewardVecEnv
     if tasks := task_ids(env_id):
         if reward_terms:
@@ -103,6 +109,8 @@ def make(
         env = MultiTask(tasks, num_envs, workers=workers, device=device, seed=seed, **kwargs)
     elif chosen == "batch":
         env = BatchVecEnv(factory_of(env_id)(), TASKS[env_id], num_envs, threads=workers, device=device, seed=seed)
+    elif chosen == "torch":
+        env = TorchVecEnv(factory_of(env_id)(), TORCH_TASKS[env_id], num_envs, device=device, seed=seed)
     else:
         factory = factory_of(env_id, parse_terms(reward_terms), **kwargs)
         first = factory()
@@ -116,18 +124,30 @@ def make(
         raise
 
 
-def _choose_backend(wanted: str, env_id: str, changes: list[str]) -> str:
+def _choose_backend(wanted: str, env_id: str, changes: list[str], many: bool) -> str:
     """The backend that is meant; says why where it cannot be had, as where something about the environment is changed."""
-    reason = ""
-    if env_id not in TASKS:
-        reason = f"does not step {env_id}; it steps {', '.join(TASKS)}"
-    elif changes:
-        reason = f"takes no keyword arguments of the environment and no reward terms; found {', '.join(changes)}"
-    elif not batch_installed():
-        reason = "needs MuJoCo 3.17 or newer (pip install 'mujoco>=3.17')"
-    if wanted == "batch" and reason:
-        raise UserError(f"The batch backend {reason}. Use the gym backend.")
-    return "gym" if wanted == "gym" or reason else "batch"
+    reasons = {
+        "batch": _why_not(env_id, TASKS, changes) or ("" if batch_installed() else _NO_BATCH),
+        "torch": _why_not(env_id, TORCH_TASKS, changes),
+        "gym": "",
+    }
+    if wanted == "auto":
+        return next(backend for backend, reason in reasons.items() if not reason and (many or backend != "torch"))
+    if reasons[wanted]:
+        raise UserError(f"The {wanted} backend {reasons[wanted]}. Use the gym backend.")
+    return wanted
+
+
+_NO_BATCH = "needs MuJoCo 3.17 or newer (pip install 'mujoco>=3.17')"
+
+
+def _why_not(env_id: str, tasks: Iterable[str], changes: list[str]) -> str:
+    """Why a backend that has these tasks cannot step an id; empty where it can."""
+    if env_id not in tasks:
+        return f"does not step {env_id}; it steps {', '.join(tasks)}"
+    if changes:
+        return f"takes no keyword arguments of the environment and no reward terms; found {', '.join(changes)}"
+    return ""
 
 
 def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardVecEnv:

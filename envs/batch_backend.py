@@ -15,10 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dibs_rl.envs.task_vec_env import TaskVecEnv
 from dibs_rl.envs.tasks import Physics, Robot, Task
-from dibs_rl.envs.worlds import has_wrapper
-from dibs_rl.errors import UserError
-from dibs_rl.vec_env import Step, VectorRewardVecEnv
 
 _CONTACT_FORCES = "cfrc_ext"  # the one field that a step does not compute
 
@@ -28,7 +26,7 @@ def batch_installed() -> bool:
     return importlib.util.find_spec("mujoco.batch") is not None
 
 
-class BatchVecEnv(VectorRewardVecEnv):
+class BatchVecEnv(TaskVecEnv):
     """A MuJoCo task in n worlds, stepped by `mujoco.batch.Batch`.
 
     Args:
@@ -54,11 +52,10 @@ class BatchVecEnv(VectorRewardVecEnv):
     ) -> None:
         from mujoco.batch import Batch
 
-        self._env, self._task = env, task
+        self._task = task
         base: Any = env.unwrapped
         self._frame_skip = base.frame_skip
-        self._time_limit = env.spec.max_episode_steps if env.spec and env.spec.max_episode_steps else np.inf
-        self._robot = _robot_of(base)
+        self._model = _robot_of(base)
         # Contact forces need the whole state of a world, contacts included, after the step.
         self._with_forces = _CONTACT_FORCES in task.fields
         self._batch = Batch(base.model, num_envs, threads, persistent=self._with_forces)
@@ -66,60 +63,34 @@ class BatchVecEnv(VectorRewardVecEnv):
         self._forces = np.zeros((num_envs, base.model.nbody, 6))
         self._physics = self._bind(task.fields)
         self._controls = torch.from_numpy(self._batch.bind("ctrl"))
-        self._elapsed = torch.zeros(num_envs, dtype=torch.int64)
         self._generators: list[np.random.Generator] = [np.random.default_rng() for _ in range(num_envs)]
-        super().__init__(num_envs, env.observation_space, env.action_space, task.objectives, device)
-        if seed is not None:
-            self.seed(seed)
+        super().__init__(env, task, num_envs, task.objectives, device=device, seed=seed)
 
     def _bind(self, fields: Sequence[str]) -> Physics:
         """Live views of the worlds' state."""
         arrays = {name: self._forces if name == _CONTACT_FORCES else self._batch.bind(name) for name in fields}
         return Physics(**{name: _view(array) for name, array in arrays.items()})
 
-    def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Tensor:
-        for i, seed in enumerate(seeds):
-            if seed is not None:
-                self._generators[i], _ = gym.utils.seeding.np_random(seed)
-        self._start_episodes(np.arange(self.num_envs))
-        return self._task.observe(self._robot, self._physics).to(self.device)
+    def _state(self, worlds: Tensor | None = None) -> Physics:
+        return self._physics if worlds is None else self._physics.worlds(worlds)
 
-    def _step_worlds(self, actions: Tensor) -> Step:
-        task, robot, physics = self._task, self._robot, self._physics
-        actions = actions.to("cpu")
-        if actions.shape != (self.num_envs, *self.action_space.shape):  # type: ignore[misc]
-            raise UserError(f"Actions must be one for each of {self.num_envs} worlds; found shape {list(actions.shape)}.")
-        before = task.remember(robot, physics)
-        self._controls.copy_(task.controls(actions))
+    def _seed_world(self, world: int, seed: int) -> None:
+        self._generators[world], _ = gym.utils.seeding.np_random(seed)
+
+    def _advance(self, actions: Tensor) -> None:
+        self._controls.copy_(self._task.controls(actions))
         self._batch.step(nstep=self._frame_skip)
         if self._with_forces:
             self._compute_forces()
-        self._elapsed += 1
-        final_obs = task.observe(robot, physics)
-        reward = task.reward(robot, before, physics, actions)
-        terminated = task.terminated(robot, physics)
-        truncated = self._elapsed >= self._time_limit
-        obs = self._next_episodes(terminated | truncated, final_obs)
-        return Step(*(part.to(self.device) for part in (obs, reward, terminated, truncated, final_obs)))
 
-    def _next_episodes(self, done: Tensor, final_obs: Tensor) -> Tensor:
-        """Starts an episode where one is done; observations `[n, d]` to act on next."""
-        ended = done.nonzero().flatten()
-        if not len(ended):
-            return final_obs
-        self._start_episodes(ended.numpy())
-        obs = final_obs.clone()
-        obs[ended] = self._task.observe(self._robot, self._physics.worlds(ended))
-        return obs
-
-    def _start_episodes(self, worlds: np.ndarray) -> None:
-        qpos, qvel = self._task.start(self._robot, _WorldNoise([self._generators[i] for i in worlds]))
-        self._batch.reset(worlds, stage=mujoco.mjtStage.mjSTAGE_NONE)
+    def _start_episodes(self, worlds: Tensor) -> None:
+        ids = worlds.numpy()
+        qpos, qvel = self._task.start(self._model, _WorldNoise([self._generators[i] for i in ids]))
+        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._physics.qpos[worlds] = qpos
         self._physics.qvel[worlds] = qvel
-        self._batch.forward(worlds)
-        self._forces[worlds] = 0
-        self._elapsed[worlds] = 0
+        self._batch.forward(ids)
+        self._forces[ids] = 0
 
     def _compute_forces(self) -> None:
         """Contact forces on the bodies, as Gymnasium computes them after each step."""
@@ -129,35 +100,15 @@ class BatchVecEnv(VectorRewardVecEnv):
             mujoco.mj_rnePostConstraint(model, data)
             self._forces[i] = data.cfrc_ext
 
-    def close(self) -> None:
-        """Closes the environment whose model this is."""
-        self._env.close()
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The attribute of the environment whose model this is, for each world asked for."""
-        return [self._env.get_wrapper_attr(attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Raises a UserError: the worlds have no environments of their own."""
-        raise UserError(_NO_ENVIRONMENTS)
-
-    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Raises a UserError: the worlds have no environments of their own."""
-        raise UserError(_NO_ENVIRONMENTS)
-
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Any = None) -> list[bool]:
-        """Whether the environment whose model this is has this Gymnasium wrapper, for each world asked for."""
-        return [has_wrapper(self._env, wrapper_class) for _ in self._get_indices(indices)]
-
-
-_NO_ENVIRONMENTS = "The batch backend steps physics without an environment for each world: use backend='gym'."
-
 
 class _WorldNoise:
     """Numbers from a generator for each world, in the order in which Gymnasium draws them."""
 
     def __init__(self, generators: Sequence[np.random.Generator]) -> None:
         self._generators = generators
+
+    def __len__(self) -> int:
+        return len(self._generators)
 
     def uniform(self, low: float, high: float, size: int) -> Tensor:
         return torch.from_numpy(np.stack([generator.uniform(low, high, size) for generator in self._generators]))

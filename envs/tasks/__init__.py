@@ -6,10 +6,10 @@ from dibs_rl.envs.tasks.hopper import Hopper
 from dibs_rl.envs.tasks.humanoid import Humanoid
 from dibs_rl.envs.tasks.reacher import Reacher
 from dibs_rl.envs.tasks.swimmer import Swimmer
-from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Task
+from dibs_rl.envs.tasks.task import Noise, Physics, Robot, Rules, Task, UniformNoise
 from dibs_rl.envs.tasks.walker2d import Walker2d
 
-__all__ = ["TASKS", "Noise", "Physics", "Robot", "Task"]
+__all__ = ["TASKS", "Noise", "Physics", "Robot", "Rules", "Task", "UniformNoise"]
 
 TASKS: dict[str, Task] = {
     "mo-halfcheetah-v5": HalfCheetah(),

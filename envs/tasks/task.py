@@ -1,8 +1,11 @@
-"""What a MuJoCo task is: pure torch functions of the physics state, the same for every backend that steps physics."""
+"""What a task is: pure torch functions of the worlds' state, the same for every backend that steps them.
+
+`Rules` is the contract; a `Task` has MuJoCo's physics for its state, a `dibs_rl.envs.torch_tasks.TorchTask` one of its own.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -60,11 +63,18 @@ class Physics(NamedTuple):
         return Physics(*(part if part is _NOT_BOUND else part[index] for part in self))
 
 
-class Noise(Protocol):
-    """Random numbers for the k worlds that start an episode; successive calls go on in each world's own stream."""
+class UniformNoise(Protocol):
+    """Random numbers for k worlds, those that start an episode mostly; successive calls go on in each world's own stream."""
+
+    def __len__(self) -> int:
+        """How many worlds, k."""
 
     def uniform(self, low: float, high: float, size: int) -> Tensor:
         """Uniform numbers `[k, size]`."""
+
+
+class Noise(UniformNoise, Protocol):
+    """The same with normal numbers."""
 
     def standard_normal(self, size: int) -> Tensor:
         """Standard normal numbers `[k, size]`."""
@@ -87,8 +97,32 @@ def planar_observation(physics: Physics, greatest_speed: float) -> Tensor:
     return torch.cat([physics.qpos[:, 1:], physics.qvel.clamp(-greatest_speed, greatest_speed)], dim=1)
 
 
-class Task(ABC):
-    """Observation, vector reward, termination and start of one of MO-Gymnasium's robots.
+Model = TypeVar("Model")
+State = TypeVar("State")
+
+
+class Rules(ABC, Generic[Model, State]):
+    """What n worlds are observed to be, what they earn and when they end: functions of what is constant and of their state."""
+
+    @abstractmethod
+    def observe(self, model: Model, state: State, /) -> Tensor:
+        """Observations `[n, d]`."""
+
+    def remember(self, model: Model, state: State, /) -> Any:
+        """What the reward needs of the state before the step, copied."""
+        return None
+
+    @abstractmethod
+    def reward(self, model: Model, before: Any, state: State, actions: Tensor, /) -> Tensor:
+        """Rewards `[n, m]` in float32, of what was remembered, the state after the step, and the actions."""
+
+    @abstractmethod
+    def terminated(self, model: Model, state: State, /) -> Tensor:
+        """Whether the task's own rules end the episode, `[n]` bool."""
+
+
+class Task(Rules[Robot, Physics]):
+    """One of MO-Gymnasium's robots, whose state is MuJoCo's.
 
     Attributes:
         objectives: Names of the reward's m components.
@@ -102,22 +136,14 @@ class Task(ABC):
     def start(self, robot: Robot, noise: Noise) -> tuple[Tensor, Tensor]:
         """Positions `[k, nq]` and velocities `[k, nv]` that k episodes start from."""
 
-    @abstractmethod
-    def observe(self, robot: Robot, physics: Physics) -> Tensor:
-        """Observations `[n, d]`."""
-
     def controls(self, actions: Tensor) -> Tensor:
         """Controls `[n, nu]` of actions `[n, ...]`."""
         return actions
 
     def remember(self, robot: Robot, physics: Physics) -> Tensor:
-        """What the reward needs of the state before the step, `[n, ...]`, copied: where the root is along x, in m."""
+        """Where the root is along x before the step, `[n]`, in m."""
         return physics.qpos[:, 0].clone()
 
-    @abstractmethod
-    def reward(self, robot: Robot, before: Tensor, physics: Physics, actions: Tensor) -> Tensor:
-        """Rewards `[n, m]` in float32, of what was remembered, the state after the step, and the actions."""
-
     def terminated(self, robot: Robot, physics: Physics) -> Tensor:
-        """Whether the task's own rules end the episode, `[n]` bool."""
+        """Never, if a robot does not say otherwise."""
         return torch.zeros(len(physics.qpos), dtype=torch.bool, device=physics.qpos.device)

@@ -1,0 +1,124 @@
+"""Worlds that a task's functions step all at once: what the backends have in common that keep no environment for each."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from dibs_rl.envs.tasks import Rules
+from dibs_rl.envs.worlds import has_wrapper
+from dibs_rl.errors import UserError
+from dibs_rl.vec_env import Step, VectorRewardVecEnv
+
+
+class TaskVecEnv(VectorRewardVecEnv):
+    """A task in n worlds; a backend keeps their state, advances it, starts episodes and seeds worlds.
+
+    Args:
+        env: One of MO-Gymnasium's environments of the task: its spaces and time limit are taken, and what is constant.
+        task: What is observed and rewarded.
+        num_envs: Worlds n.
+        objectives: Names of the m rewards.
+        device: Where the tensors are wanted.
+        home: Where the state is kept.
+        seed: World i's first episode is seeded with `seed + i`, as MO-Gymnasium's own would be; None draws at random.
+    """
+
+    _model: Any  # what is constant about the worlds, of the type that the task's functions take
+
+    def __init__(
+        self,
+        env: gym.Env,
+        task: Rules,
+        num_envs: int,
+        objectives: Sequence[str],
+        *,
+        device: torch.device | str = "cpu",
+        home: torch.device | str = "cpu",
+        seed: int | None = None,
+    ) -> None:
+        self._env, self._rules = env, task
+        limit = env.spec.max_episode_steps if env.spec else None
+        self._time_limit = float("inf") if limit is None else limit
+        self._elapsed = torch.zeros(num_envs, dtype=torch.int64, device=home)
+        super().__init__(num_envs, env.observation_space, env.action_space, objectives, device)
+        if seed is not None:
+            self.seed(seed)
+
+    @abstractmethod
+    def _state(self, worlds: Tensor | None = None) -> Any:
+        """The state of the worlds numbered, copied, or of all of them."""
+
+    @abstractmethod
+    def _advance(self, actions: Tensor) -> None:
+        """Moves every world on by one step."""
+
+    @abstractmethod
+    def _start_episodes(self, worlds: Tensor) -> None:
+        """Puts the worlds numbered at the beginning of an episode."""
+
+    @abstractmethod
+    def _seed_world(self, world: int, seed: int) -> None:
+        """Makes a world draw the numbers that Gymnasium's generator of this seed draws."""
+
+    def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Tensor:
+        for world, seed in enumerate(seeds):
+            if seed is not None:
+                self._seed_world(world, seed)
+        self._begin(torch.arange(self.num_envs, device=self._elapsed.device))
+        return self._rules.observe(self._model, self._state()).to(self.device)
+
+    def _step_worlds(self, actions: Tensor) -> Step:
+        rules, model = self._rules, self._model
+        actions = actions.to(self._elapsed.device)
+        if actions.shape != (self.num_envs, *self.action_space.shape):  # type: ignore[misc]
+            raise UserError(f"Actions must be one for each of {self.num_envs} worlds; found shape {list(actions.shape)}.")
+        before = rules.remember(model, self._state())
+        self._advance(actions)
+        self._elapsed += 1
+        state = self._state()
+        final_obs = rules.observe(model, state)
+        reward = rules.reward(model, before, state, actions)
+        terminated = rules.terminated(model, state)
+        truncated = self._elapsed >= self._time_limit
+        obs = self._next_episodes(terminated | truncated, final_obs)
+        return Step(*(part.to(self.device) for part in (obs, reward, terminated, truncated, final_obs)))
+
+    def _next_episodes(self, done: Tensor, final_obs: Tensor) -> Tensor:
+        """Starts an episode where one is done; observations `[n, d]` to act on next."""
+        ended = done.nonzero().flatten()
+        if not len(ended):
+            return final_obs
+        self._begin(ended)
+        return final_obs.index_copy(0, ended, self._rules.observe(self._model, self._state(ended)))
+
+    def _begin(self, worlds: Tensor) -> None:
+        self._start_episodes(worlds)
+        self._elapsed[worlds] = 0
+
+    def close(self) -> None:
+        """Closes the environment that the worlds were made after."""
+        self._env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The attribute of the environment that the worlds were made after, for each world asked for."""
+        return [self._env.get_wrapper_attr(attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Raises a UserError: the worlds have no environments of their own."""
+        raise UserError(self._no_environments)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Raises a UserError: the worlds have no environments of their own."""
+        raise UserError(self._no_environments)
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Any = None) -> list[bool]:
+        """Whether that environment has this Gymnasium wrapper, for each world asked for."""
+        return [has_wrapper(self._env, wrapper_class) for _ in self._get_indices(indices)]
+
+    @property
+    def _no_environments(self) -> str:
+        return f"The {self.backend} backend steps worlds without an environment for each: use backend='gym'."
