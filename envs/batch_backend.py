@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dibs_rl.envs.task_vec_env import TaskVecEnv
+from dibs_rl.envs.rules_vec_env import RulesVecEnv
 from dibs_rl.envs.tasks import Physics, Robot, Task
 
 _CONTACT_FORCES = "cfrc_ext"  # the one field that a step does not compute
@@ -26,7 +26,7 @@ def batch_installed() -> bool:
     return importlib.util.find_spec("mujoco.batch") is not None
 
 
-class BatchVecEnv(TaskVecEnv):
+class BatchVecEnv(RulesVecEnv):
     """A MuJoCo task in n worlds, stepped by `mujoco.batch.Batch`.
 
     Args:
@@ -74,8 +74,10 @@ class BatchVecEnv(TaskVecEnv):
     def _state(self, worlds: Tensor | None = None) -> Physics:
         return self._physics if worlds is None else self._physics.worlds(worlds)
 
-    def _seed_world(self, world: int, seed: int) -> None:
-        self._generators[world], _ = gym.utils.seeding.np_random(seed)
+    def _seed_worlds(self, seeds: list[int | None]) -> None:
+        for i, seed in enumerate(seeds):
+            if seed is not None:
+                self._generators[i], _ = gym.utils.seeding.np_random(seed)
 
     def _advance(self, actions: Tensor) -> None:
         self._controls.copy_(self._task.controls(actions))
@@ -83,14 +85,16 @@ class BatchVecEnv(TaskVecEnv):
         if self._with_forces:
             self._compute_forces()
 
-    def _start_episodes(self, worlds: Tensor) -> None:
-        ids = worlds.numpy()
-        qpos, qvel = self._task.start(self._model, _WorldNoise([self._generators[i] for i in ids]))
-        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
+    def _start_episodes(self, done: Tensor) -> None:
+        worlds = done.nonzero().flatten().numpy()
+        if not len(worlds):
+            return
+        qpos, qvel = self._task.start(self._model, _WorldNoise([self._generators[i] for i in worlds]))
+        self._batch.reset(worlds, stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._physics.qpos[worlds] = qpos
         self._physics.qvel[worlds] = qvel
-        self._batch.forward(ids)
-        self._forces[ids] = 0
+        self._batch.forward(worlds)
+        self._forces[worlds] = 0
 
     def _compute_forces(self) -> None:
         """Contact forces on the bodies, as Gymnasium computes them after each step."""

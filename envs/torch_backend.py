@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dibs_rl.envs.pcg64 import Streams
 from dibs_rl.envs.registry import objective_names
-from dibs_rl.envs.task_vec_env import TaskVecEnv
+from dibs_rl.envs.rules_vec_env import RulesVecEnv
 from dibs_rl.envs.torch_tasks import TorchTask
 
 
-class TorchVecEnv(TaskVecEnv):
+class TorchVecEnv(RulesVecEnv):
     """A task in n worlds, moved on by torch.
 
     Args:
@@ -49,13 +49,17 @@ class TorchVecEnv(TaskVecEnv):
     def _state(self, worlds: Tensor | None = None) -> Any:
         return self._worlds if worlds is None else type(self._worlds)(*(part[worlds] for part in self._worlds))
 
-    def _seed_world(self, world: int, seed: int) -> None:
-        self._streams.seed(world, seed)
+    def _seed_worlds(self, seeds: list[int | None]) -> None:
+        for world, seed in enumerate(seeds):
+            if seed is not None:
+                self._streams.seed(world, seed)
 
     def _advance(self, actions: Tensor) -> None:
         self._worlds = self._task.advance(self._model, self._worlds, actions, self._streams)
 
-    def _start_episodes(self, worlds: Tensor) -> None:
-        begun = self._task.start(self._model, self._streams.worlds(worlds))
-        parts = zip(self._worlds, begun, strict=True)
-        self._worlds = type(self._worlds)(*(old.index_copy(0, worlds, new) for old, new in parts))
+    def _start_episodes(self, done: Tensor) -> None:
+        worlds = done.nonzero().flatten()
+        if not len(worlds):
+            return
+        begun = zip(self._worlds, self._task.start(self._model, self._streams.worlds(worlds)), strict=True)
+        self._worlds = type(self._worlds)(*(old.index_copy(0, worlds, new) for old, new in begun))

@@ -14,12 +14,12 @@ from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Step, VectorRewardVecEnv
 
 
-class TaskVecEnv(VectorRewardVecEnv):
-    """A task in n worlds; a backend keeps their state, advances it, starts episodes and seeds worlds.
+class RulesVecEnv(VectorRewardVecEnv):
+    """A task in n worlds; a backend keeps their state, moves it on, starts episodes and seeds worlds.
 
     Args:
         env: One of MO-Gymnasium's environments of the task: its spaces and time limit are taken, and what is constant.
-        task: What is observed and rewarded.
+        rules: What is observed and rewarded.
         num_envs: Worlds n.
         objectives: Names of the m rewards.
         device: Where the tensors are wanted.
@@ -32,7 +32,7 @@ class TaskVecEnv(VectorRewardVecEnv):
     def __init__(
         self,
         env: gym.Env,
-        task: Rules,
+        rules: Rules,
         num_envs: int,
         objectives: Sequence[str],
         *,
@@ -40,7 +40,7 @@ class TaskVecEnv(VectorRewardVecEnv):
         home: torch.device | str = "cpu",
         seed: int | None = None,
     ) -> None:
-        self._env, self._rules = env, task
+        self._env, self._rules = env, rules
         limit = env.spec.max_episode_steps if env.spec else None
         self._time_limit = float("inf") if limit is None else limit
         self._elapsed = torch.zeros(num_envs, dtype=torch.int64, device=home)
@@ -57,19 +57,22 @@ class TaskVecEnv(VectorRewardVecEnv):
         """Moves every world on by one step."""
 
     @abstractmethod
-    def _start_episodes(self, worlds: Tensor) -> None:
-        """Puts the worlds numbered at the beginning of an episode."""
+    def _start_episodes(self, done: Tensor) -> None:
+        """Starts an episode in the worlds `[n]` bool, and leaves the others as they are."""
 
     @abstractmethod
-    def _seed_world(self, world: int, seed: int) -> None:
-        """Makes a world draw the numbers that Gymnasium's generator of this seed draws."""
+    def _seed_worlds(self, seeds: list[int | None]) -> None:
+        """Seeds the random numbers of each world that has a seed."""
+
+    def _observe(self, worlds: Tensor | None = None) -> Tensor:
+        """What the worlds numbered show, or all of them, `[n, d]`."""
+        return self._rules.observe(self._model, self._state(worlds))
 
     def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Tensor:
-        for world, seed in enumerate(seeds):
-            if seed is not None:
-                self._seed_world(world, seed)
-        self._begin(torch.arange(self.num_envs, device=self._elapsed.device))
-        return self._rules.observe(self._model, self._state()).to(self.device)
+        self._seed_worlds(seeds)
+        self._start_episodes(torch.ones_like(self._elapsed, dtype=torch.bool))
+        self._elapsed.zero_()
+        return self._observe().to(self.device)
 
     def _step_worlds(self, actions: Tensor) -> Step:
         rules, model = self._rules, self._model
@@ -79,25 +82,20 @@ class TaskVecEnv(VectorRewardVecEnv):
         before = rules.remember(model, self._state())
         self._advance(actions)
         self._elapsed += 1
-        state = self._state()
-        final_obs = rules.observe(model, state)
-        reward = rules.reward(model, before, state, actions)
-        terminated = rules.terminated(model, state)
+        final_obs = self._observe()
+        reward = rules.reward(model, before, self._state(), actions)
+        terminated = rules.terminated(model, self._state())
         truncated = self._elapsed >= self._time_limit
-        obs = self._next_episodes(terminated | truncated, final_obs)
+        done = terminated | truncated
+        self._start_episodes(done)
+        self._elapsed.masked_fill_(done, 0)
+        obs = self._next_obs(done, final_obs)
         return Step(*(part.to(self.device) for part in (obs, reward, terminated, truncated, final_obs)))
 
-    def _next_episodes(self, done: Tensor, final_obs: Tensor) -> Tensor:
-        """Starts an episode where one is done; observations `[n, d]` to act on next."""
-        ended = done.nonzero().flatten()
-        if not len(ended):
-            return final_obs
-        self._begin(ended)
-        return final_obs.index_copy(0, ended, self._rules.observe(self._model, self._state(ended)))
-
-    def _begin(self, worlds: Tensor) -> None:
-        self._start_episodes(worlds)
-        self._elapsed[worlds] = 0
+    def _next_obs(self, done: Tensor, final_obs: Tensor) -> Tensor:
+        """Observations `[n, d]` to act on next, where episodes were started in the worlds that were done."""
+        ended = done.nonzero().flatten()  # mostly none, and observing a few worlds is cheaper than observing all
+        return final_obs.index_copy(0, ended, self._observe(ended)) if len(ended) else final_obs
 
     def close(self) -> None:
         """Closes the environment that the worlds were made after."""
