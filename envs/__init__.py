@@ -16,10 +16,12 @@ from dibs_rl.envs.gymnasium_adapter import GymnasiumVecEnvAdapter
 from dibs_rl.envs.gymnasium_vector import GymnasiumVectorEnv
 from dibs_rl.envs.multi_task import MultiTask, task_ids
 from dibs_rl.envs.registry import SPECS, EnvSpec, objective_names, resolve_id
+from dibs_rl.envs.reward_managers import RewardManagerEnv, has_reward_manager
 from dibs_rl.envs.reward_terms import RewardTerms, parse_terms
 from dibs_rl.envs.sb3_adapter import SB3VecEnvAdapter
 from dibs_rl.envs.scaling import TransformedEnv, transform_rewards
 from dibs_rl.envs.tasks import TASKS
+from dibs_rl.envs.tensor_adapter import TensorVecEnvAdapter, has_tensor_worlds
 from dibs_rl.envs.torch_backend import TorchVecEnv
 from dibs_rl.envs.torch_tasks import TORCH_TASKS
 from dibs_rl.envs.vec_monitor import MOVecMonitor
@@ -40,9 +42,11 @@ __all__ = [
     "MOVecMonitor",
     "MOVecNormalize",
     "MultiTask",
+    "RewardManagerEnv",
     "RewardTerms",
     "SB3VecEnvAdapter",
     "Step",
+    "TensorVecEnvAdapter",
     "TorchVecEnv",
     "TransformedEnv",
     "VectorRewardVecEnv",
@@ -150,25 +154,24 @@ def _why_not(env_id: str, tasks: Iterable[str], changes: list[str]) -> str:
     return ""
 
 
-def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardVecEnv:
+def as_vector_env(env: Any, device: torch.device | str | None = None) -> VectorRewardVecEnv:
     """Turns whatever a user has into a vector-reward environment.
 
     Args:
         env: A vector-reward environment; an id (one world, or one a task); a Gymnasium environment; a factory of one or a list
             of factories (a world each); an SB3 `VecEnv`, or a vector environment of Gymnasium's or MO-Gymnasium's, whose
-            reward is a vector or whose infos hold one.
-        device: Where the tensors are wanted.
+            reward is a vector or whose infos hold one; a simulator of `num_envs` worlds with tensors in and out (see
+            `TensorVecEnvAdapter`), Isaac Lab's and mjlab's with an objective for each reward term.
+        device: Where the tensors are wanted; if not given, a simulator's stay where they are, and others are on the CPU.
 
     Raises:
         UserError: If there is no vector reward in it.
     """
     if isinstance(env, VectorRewardVecEnv):
         return env
-    if isinstance(env, VecEnv):
-        _refuse_scalar_wrappers(env)
-        return SB3VecEnvAdapter(BaseAlgorithm._wrap_env(env), device=device)  # images to channels first
-    if isinstance(env, gym.vector.VectorEnv):
-        return GymnasiumVecEnvAdapter(env, device=device)
+    if isinstance(env, VecEnv | gym.vector.VectorEnv) or has_tensor_worlds(env):
+        return _adapted(env, device)
+    device = "cpu" if device is None else device
     if isinstance(env, str):
         return make(env, num_envs=max(1, len(task_ids(resolve_id(env)))), device=device, seed=None)
     if isinstance(env, gym.Env):
@@ -182,6 +185,16 @@ def as_vector_env(env: Any, device: torch.device | str = "cpu") -> VectorRewardV
         "An environment is an id, a Gymnasium environment, a factory or a list of factories, or a vector environment of SB3's "
         f"or Gymnasium's; found {type(env).__name__}."
     )
+
+
+def _adapted(env: Any, device: torch.device | str | None) -> VectorRewardVecEnv:
+    """An environment of several worlds, whoever's it is."""
+    if isinstance(env, VecEnv):
+        _refuse_scalar_wrappers(env)
+        return SB3VecEnvAdapter(BaseAlgorithm._wrap_env(env), device=device or "cpu")  # images to channels first
+    if isinstance(env, gym.vector.VectorEnv):
+        return GymnasiumVecEnvAdapter(env, device=device or "cpu")
+    return RewardManagerEnv(env, device=device) if has_reward_manager(env) else TensorVecEnvAdapter(env, device=device)
 
 
 def _refuse_scalar_wrappers(env: VecEnv) -> None:
