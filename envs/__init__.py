@@ -60,7 +60,7 @@ __all__ = [
     "transform_rewards",
 ]
 
-BACKENDS = ("auto", "batch", "torch", "gym")
+BACKENDS = ("auto", "batch", "gym", "torch")
 _MANY_WORLDS = 32  # from here on a step of the torch backend is quicker than the same steps one by one
 
 

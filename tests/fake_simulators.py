@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-LENGTHS = (2, 3, 5)  # world i's episodes; the second world's terminate, the others' are truncated
+LENGTHS = (2, 3, 5, 4)  # world i's episodes; the second world's terminate, the others' are truncated
 
 
 class Counter(gym.Env):

@@ -16,6 +16,7 @@ import mo_gymnasium
 import pytest
 import torch
 from fake_envs import PointEnv
+from fake_simulators import ManagedSimulator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mo_gymnasium.wrappers import LinearReward
@@ -23,7 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dibs_rl.agents import DiBSA2C, DiBSPPO, DiBSSAC
 from dibs_rl.agents.side_by_side import torch_threads
-from dibs_rl.envs import as_vector_env, make, transform_rewards
+from dibs_rl.envs import RewardManagerEnv, as_vector_env, make, transform_rewards
 from dibs_rl.popart import PopArt
 
 WORLDS = 4
@@ -51,8 +52,10 @@ SCALE_FREE = ("dibs", "norm-sum", "mgda", "imtl-g", "aligned-mtl")  # some of th
 
 HOSTS = {
     "batch": lambda: make("mo-hopper", num_envs=WORLDS, backend="batch", seed=0),
-    "gym": lambda: make("minecart-deterministic", num_envs=WORLDS, seed=0),  # two of three rewards are sparse
-    "workers": lambda: make("deep-sea-treasure", num_envs=WORLDS, workers=2, seed=0),
+    "gym": lambda: make("minecart-deterministic", num_envs=WORLDS, backend="gym", seed=0),  # two of three rewards are sparse
+    "torch": lambda: make("minecart-deterministic", num_envs=WORLDS, backend="torch", seed=0),
+    "simulator": lambda: RewardManagerEnv(ManagedSimulator(final="final_obs")),
+    "workers": lambda: make("deep-sea-treasure", num_envs=WORLDS, backend="gym", workers=2, seed=0),
     "sb3": lambda: as_vector_env(DummyVecEnv([lambda: LinearReward(mo_gymnasium.make("mo-reacher-v5"))] * WORLDS)),
 }
 

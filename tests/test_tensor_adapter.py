@@ -91,12 +91,12 @@ def test_one_reward_may_be_a_scalar():
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_learners_train_on_it(algorithm):
     if algorithm == "ppo":
-        model = DiBSPPO("MlpPolicy", Simulator(), n_steps=8, batch_size=12, n_epochs=1, seed=0, device="cpu")
+        model = DiBSPPO("MlpPolicy", Simulator(), n_steps=8, batch_size=16, n_epochs=1, seed=0, device="cpu")
     else:
         managed = RewardManagerEnv(ManagedSimulator(), action_space=BOUNDED)
         model = DiBSSAC("MlpPolicy", managed, learning_starts=12, batch_size=12, seed=0, device="cpu")
     before = torch.nn.utils.parameters_to_vector(model.policy.parameters()).clone()
-    model.learn(48)
+    model.learn(64)
     after = torch.nn.utils.parameters_to_vector(model.policy.parameters())
     assert after.isfinite().all()
     assert not torch.equal(before, after)
@@ -165,7 +165,7 @@ def test_running_out_of_time_ends_a_task_of_finite_horizon():
     env = RewardManagerEnv(ManagedSimulator(finite=True))
     env.reset_tensors()
     steps = [env.step_tensors(torch.zeros(N, 1)) for _ in range(6)]
-    assert [step.terminated.tolist() for step in steps[:3]] == [[False] * 3, [True, False, False], [False, True, False]]
+    assert [step.terminated.tolist() for step in steps[:3]] == [[False] * 4, [True, *[False] * 3], [False, True, False, False]]
     assert not any(step.truncated.any() for step in steps)
 
 
@@ -208,7 +208,7 @@ def test_what_is_missing_is_said():
         RewardManagerEnv(ManagedSimulator(), group="state")
     with pytest.raises(UserError, match="stepped before"):
         TensorVecEnvAdapter(Simulator()).step_tensors(torch.zeros(N, 1))
-    for kind, words in ((Wide, r"total, effort, more: shape \[3, 3\]; found \[3, 2\]"), (Narrow, r"shape \[3, 3\]; found")):
+    for kind, words in ((Wide, r"total, effort, more: shape \[4, 3\]; found \[4, 2\]"), (Narrow, r"shape \[4, 3\]; found")):
         env = TensorVecEnvAdapter(kind())
         env.reset_tensors()
         with pytest.raises(UserError, match=words):
