@@ -61,7 +61,6 @@ __all__ = [
 ]
 
 BACKENDS = ("auto", "batch", "gym", "torch")
-_MANY_WORLDS = 32  # from here on a step of the torch backend is quicker than the same steps one by one
 
 
 def make(
@@ -104,8 +103,8 @@ def make(
     if num_envs < 1:
         raise UserError(f"There must be at least one environment; found num_envs={num_envs}.")
     env_id, own_transform = base_and_transform(resolve_id(env_id))
-    many = num_envs >= _MANY_WORLDS and torch.device(device).type == "cpu"
-    chosen = _choose_backend(backend, env_id, [*kwargs, *(["reward_terms"] if reward_terms else [])], many)
+    changes = [*kwargs, *(["reward_terms"] if reward_terms else [])]
+    chosen = _choose_backend(backend, env_id, changes, num_envs, torch.device(device))
     env: VectorRewardVecEnv
     if tasks := task_ids(env_id):
         if reward_terms:
@@ -128,15 +127,16 @@ def make(
         raise
 
 
-def _choose_backend(wanted: str, env_id: str, changes: list[str], many: bool) -> str:
+def _choose_backend(wanted: str, env_id: str, changes: list[str], num_envs: int, device: torch.device) -> str:
     """The backend that is meant; says why where it cannot be had, as where something about the environment is changed."""
     reasons = {
         "batch": _why_not(env_id, TASKS, changes) or ("" if batch_installed() else _NO_BATCH),
         "torch": _why_not(env_id, TORCH_TASKS, changes),
         "gym": "",
     }
-    if wanted == "auto":
-        return next(backend for backend, reason in reasons.items() if not reason and (many or backend != "torch"))
+    if wanted == "auto":  # which takes torch where it is quicker and has MO-Gymnasium's results to the last bit
+        quick = not reasons["torch"] and num_envs >= TORCH_TASKS[env_id].many_worlds and device.type == "cpu"
+        return next(backend for backend, reason in reasons.items() if not reason and (quick or backend != "torch"))
     if reasons[wanted]:
         raise UserError(f"The {wanted} backend {reasons[wanted]}. Use the gym backend.")
     return wanted

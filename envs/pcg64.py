@@ -5,6 +5,8 @@ PCG-64 (O'Neill, "PCG: a family of simple fast space-efficient statistically goo
 numbers need neither Python nor the host. What is drawn equals `np.random.Generator(np.random.PCG64(...))` bit for bit.
 """
 
+from itertools import pairwise
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ class Streams:
         # [i, k]: what limb i of the state is multiplied by in limb k of the product; what overflows 128 bits is dropped.
         table = [[multiplier[k - i] if k >= i else 0 for k in range(_LIMBS)] for i in range(_LIMBS)]
         self._multiplier = torch.tensor(table, device=device)
+        self._unsigned = torch.tensor([(1 << (64 - by)) - 1 if by else -1 for by in range(64)], device=device)
 
     def __len__(self) -> int:
         return len(self._worlds)
@@ -44,10 +47,10 @@ class Streams:
             stored[world] = torch.tensor(_limbs(state[key]), device=stored.device)
 
     def worlds(self, which: Tensor) -> "Streams":
-        """The same streams of some of the worlds, by their numbers or by a mask."""
+        """The same streams of some of the worlds, by their numbers."""
         some = object.__new__(Streams)
         some.__dict__.update(self.__dict__)
-        some._worlds = self._worlds[which]
+        some._worlds = self._worlds.index_select(0, which)
         return some
 
     def uniform(self, low: float, high: float, size: int) -> Tensor:
@@ -60,19 +63,19 @@ class Streams:
         word = ((four ^ two) << 32) | (three ^ one)
         by = four >> 26  # the state's upper six bits
         # Rotated right; shifts of negative numbers copy the sign, and a shift by 64 bits is none.
-        right = (word >> by) & ~((torch.full_like(word, -1) << 1) << (63 - by))
-        rotated = right | ((word << 1) << (63 - by))
+        rotated = ((word >> by) & self._unsigned.index_select(0, by)) | ((word << 1) << (63 - by))
         return ((rotated >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
     def _advance(self) -> Tensor:
         """Multiplies the state and adds the increment, modulo 2^128: limbs `[k, 4]`, the lowest first."""
-        products = self._state[self._worlds].unsqueeze(2) * self._multiplier
-        limbs = (products & _LOW).sum(dim=1) + self._increment[self._worlds]
-        limbs[:, 1:] += ((products >> 32) & _LOW).sum(dim=1)[:, :-1]
-        for k in range(1, _LIMBS):
-            limbs[:, k] += limbs[:, k - 1] >> 32
-        limbs &= _LOW
-        self._state[self._worlds] = limbs
+        products = self._state.index_select(0, self._worlds).unsqueeze(2) * self._multiplier
+        limbs = (products & _LOW).sum(dim=1).add_(self._increment.index_select(0, self._worlds))
+        limbs[:, 1:].add_(((products >> 32) & _LOW).sum(dim=1)[:, :-1])
+        parts = limbs.unbind(dim=1)
+        for lower, upper in pairwise(parts):
+            upper.add_(lower >> 32)
+        limbs.bitwise_and_(_LOW)
+        self._state.index_copy_(0, self._worlds, limbs)
         return limbs
 
 

@@ -17,7 +17,7 @@ from dibs_rl.envs.torch_tasks import TORCH_TASKS
 from dibs_rl.envs.torch_tasks.resource_gathering import Gatherer, ResourceGathering
 from dibs_rl.errors import UserError
 
-STEPS, WORLDS, SEED = 1_200, 5, 7
+STEPS, WORLDS, SEED = 1_020, 4, 7
 
 
 def swinging(obs, draw):
@@ -151,7 +151,7 @@ def test_streams_are_numpys(seed, turns):
     for i in range(3):
         streams.seed(i, seed + i)
     for turn, draws in enumerate(turns):
-        found = streams.worlds(torch.tensor(draws)).uniform(-0.6, -0.4, 1 + turn % 2)
+        found = streams.worlds(torch.tensor(draws).nonzero().flatten()).uniform(-0.6, -0.4, 1 + turn % 2)
         expected = [generators[i].uniform(-0.6, -0.4, 1 + turn % 2) for i in range(3) if draws[i]]
         assert found.tolist() == [numbers.tolist() for numbers in expected]
 
@@ -179,7 +179,7 @@ def test_a_seed_repeats_and_none_goes_on():
     assert not torch.equal(make("mo-mountaincar-v0", 3, backend="torch", seed=None).reset_tensors(), first)
 
 
-@pytest.mark.parametrize("env_id", ["minecart-deterministic-v0", "resource-gathering-v0"])
+@pytest.mark.parametrize("env_id", ["mo-mountaincarcontinuous-v0", "resource-gathering-v0"])
 def test_training_is_the_same_on_either_backend(env_id):
     """Down to the last bit of every parameter."""
 
@@ -224,10 +224,11 @@ def test_a_step_leaves_what_it_gave_alone(env_id):
 
 
 def test_auto_takes_it_for_many_worlds_on_the_cpu():
-    assert make("deep-sea-treasure-concave", 64).backend == "torch"
-    assert make("deep-sea-treasure-concave", 4).backend == "gym"
-    assert make("minecart", 64).backend == "gym"  # its ores are random
-    assert make("mo-mountaincar", 64, goal_velocity=0.01).backend == "gym"
+    assert make("deep-sea-treasure-concave", 32).backend == "torch"
+    assert make("deep-sea-treasure-concave", 31).backend == "gym"
+    assert make("minecart-deterministic", 128).backend == "torch"
+    assert make("minecart-v0", 1).backend == "gym"  # its ores are random
+    assert make("mo-mountaincar", 32, goal_velocity=0.01).backend == "gym"
     assert make("mo-mountaincar-3d", 1, backend="torch").objectives == ("time", "move", "speed")
 
 

@@ -43,6 +43,8 @@ class DeepSeaTreasure(TorchTask[Sea, Submarine]):
     - 1, `time`: -1 a step.
     """
 
+    many_worlds = 32
+
     def model(self, env: Any, device: torch.device) -> Sea:
         """Its map."""
         water = env.sea_map != _ROCK

@@ -75,6 +75,8 @@ class Minecart(TorchTask[Mines, Cart]):
     - 2, `fuel`: minus the fuel of the step.
     """
 
+    many_worlds = 128
+
     def model(self, env: Any, device: torch.device) -> Mines:
         """Its mines, of which each gives the same at every dig."""
         ores = [[ore.args[0] for ore in mine.distributions] for mine in env.mines]  # their means, without deviations

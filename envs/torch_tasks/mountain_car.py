@@ -37,6 +37,8 @@ class MountainCar(TorchTask[Hill, Car]):
     - `speed`: 15 times the speed.
     """
 
+    many_worlds = 32
+
     def model(self, env: Any, device: torch.device) -> Hill:
         """The environment's constants, and which objectives it has."""
         return Hill(env, torch.tensor([(action - 1) * env.force for action in range(3)], dtype=torch.float64, device=device))

@@ -75,8 +75,9 @@ class ResourceGathering(TorchTask[Country, Gatherer]):
         """One place on, unless the map ends; only worlds beside an enemy draw a number."""
         place = moved(model.moves, state.place, actions)
         gold, gem, threatened = (part.index_select(0, place) for part in (model.gold, model.gem, model.enemies))
-        killed = torch.zeros_like(threatened)
-        killed[threatened] = noise.worlds(threatened).uniform(0.0, 1.0, 1).squeeze(1) < _DEADLY
+        facing = threatened.nonzero().flatten()
+        lots = noise.worlds(facing).uniform(0.0, 1.0, 1).squeeze(1)
+        killed = torch.zeros_like(threatened).index_copy(0, facing, lots < _DEADLY)
         return Gatherer(place, state.gold | gold, state.gem | gem, killed)
 
     def observe(self, model: Country, state: Gatherer) -> Tensor:
