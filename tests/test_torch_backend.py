@@ -185,7 +185,7 @@ def test_training_is_the_same_on_either_backend(env_id):
 
     def run(backend):
         env = make(env_id, 4, backend=backend, seed=0)
-        model = DiBSPPO("MlpPolicy", env, n_steps=32, batch_size=64, n_epochs=2, seed=0, device="cpu").learn(256)
+        model = DiBSPPO("MlpPolicy", env, n_steps=16, batch_size=32, n_epochs=2, seed=0, device="cpu").learn(128)
         return torch.nn.utils.parameters_to_vector(model.policy.parameters()), list(model.ep_info_buffer)
 
     (torchs, episodes), (one_by_one, same_episodes) = run("torch"), run("gym")
@@ -221,6 +221,19 @@ def test_a_step_leaves_what_it_gave_alone(env_id):
         obs = step.obs
         kept.append((step, [part.clone() for part in step]))
     assert all(torch.equal(now, then) for step, copies in kept for now, then in zip(step, copies, strict=True))
+
+
+@pytest.mark.parametrize("env_id", [env_id for env_id in TORCH_TASKS if env_id != "resource-gathering-v0"])
+def test_everything_is_on_the_device_that_is_asked_for(env_id):
+    """On torch's device without numbers, which mixes with no other; which worlds face an enemy cannot be asked there."""
+    env, task, meta = mo_gymnasium.make(env_id), TORCH_TASKS[env_id], torch.device("meta")
+    model, streams = task.model(env.unwrapped, meta), Streams(3, meta)
+    actions = torch.zeros(
+        3, *env.action_space.shape, dtype=torch.float32 if env.action_space.shape else torch.int64, device=meta
+    )
+    state = task.advance(model, task.start(model, streams), actions, streams)
+    found = [*state, task.observe(model, state), task.reward(model, None, state, actions), task.terminated(model, state)]
+    assert {part.device for part in found} == {meta}
 
 
 def test_auto_takes_it_for_many_worlds_on_the_cpu():
