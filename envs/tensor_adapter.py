@@ -91,11 +91,10 @@ class TensorVecEnvAdapter(VectorRewardVecEnv):
             raise UserError("The environment is stepped before it was reset.")
         before = map_obs(torch.clone, self._last_obs)  # simulators write into the same tensors again
         obs, rewards, terminated, truncated, *extras = self.env.step(actions.to(self._home))
+        reward = self._vector_rewards(rewards).to(self.device)
         terminated, truncated = self._ends(terminated.bool(), truncated.bool())
-        done = terminated | truncated
-        now, final = self._seen_at_ends(obs, done, before, extras[0] if extras else {})
-        reward, over, cut = (part.to(self.device) for part in (self._vector_rewards(rewards), terminated, truncated))
-        return Step(now, reward, over, cut, final)
+        now, final = self._seen_at_ends(obs, terminated | truncated, before, extras[0] if extras else {})
+        return Step(now, reward, terminated.to(self.device), truncated.to(self.device), final)
 
     def _ends(self, terminated: Tensor, truncated: Tensor) -> tuple[Tensor, Tensor]:
         """What the environment's ends mean to a learner, `[n]` bool each."""
@@ -138,7 +137,7 @@ class TensorVecEnvAdapter(VectorRewardVecEnv):
             return whole
         try:
             return whole[self._group]
-        except (KeyError, TypeError):
+        except (IndexError, KeyError, TypeError):
             found = ", ".join(whole) if hasattr(whole, "keys") else "none"
             raise UserError(
                 f"Observations have no group {self._group!r}; found {found}: name another one (group=...)."
