@@ -75,22 +75,24 @@ class RulesVecEnv(VectorRewardVecEnv):
         return self._observe().to(self.device)
 
     def _step_worlds(self, actions: Tensor) -> Step:
-        rules, model = self._rules, self._model
         actions = actions.to(self._elapsed.device)
         if actions.shape != (self.num_envs, *self.action_space.shape):  # type: ignore[misc]
             raise UserError(f"Actions must be one for each of {self.num_envs} worlds; found shape {list(actions.shape)}.")
-        before = rules.remember(model, self._state())
+        before = self._rules.remember(self._model, self._state())
         self._advance(actions)
         self._elapsed += 1
-        final_obs = self._observe()
-        reward = rules.reward(model, before, self._state(), actions)
-        terminated = rules.terminated(model, self._state())
+        final_obs, reward, terminated = self._outcome(before, actions)
         truncated = self._elapsed >= self._time_limit
         done = terminated | truncated
         self._start_episodes(done)
         self._elapsed.masked_fill_(done, 0)
         obs = self._next_obs(done, final_obs)
         return Step(*(part.to(self.device) for part in (obs, reward, terminated, truncated, final_obs)))
+
+    def _outcome(self, before: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Observations `[n, d]`, rewards `[n, m]` and terminations `[n]` after a step, of what was remembered before it."""
+        rules, model, state = self._rules, self._model, self._state()
+        return self._observe(), rules.reward(model, before, state, actions), rules.terminated(model, state)
 
     def _next_obs(self, done: Tensor, final_obs: Tensor) -> Tensor:
         """Observations `[n, d]` to act on next, where episodes were started in the worlds that were done."""
