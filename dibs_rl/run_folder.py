@@ -18,7 +18,7 @@ from dibs_rl.config import RunConfig, by_name, load_yaml, to_plain, validated
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
 
-_PACKAGES = ("dibs-rl", "torch", "numpy", "gymnasium", "mo-gymnasium", "mujoco", "stable-baselines3", "torchjd")
+_PACKAGES = ("dibs-rl", "torch", "numpy", "gymnasium", "mo-gymnasium", "mujoco", "mujoco-warp", "stable-baselines3", "torchjd")
 _CPUINFO = Path("/proc/cpuinfo")
 _KEPT_CHECKPOINTS = 3
 _LOCK, _ERROR = ".lock", "error.txt"
