@@ -115,10 +115,12 @@ class RunFolder:
         return folder
 
     def config(self) -> Any:
-        """The settings of the run."""
+        """The settings of the run; where it began in the physics of the warp backend, they name it."""
         settings = load_yaml(self.config_file).get("settings")
         if not isinstance(settings, dict) or "algo" not in settings:
             raise UserError(f"{self.config_file} holds no settings of a run.")
+        if self.facts().get("backend") == "warp":  # whatever `auto` would mean here and now
+            settings = {**settings, "backend": "warp"}
         return validated(settings["algo"], settings, str(self.config_file))
 
     def objectives(self) -> list[str]:

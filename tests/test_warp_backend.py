@@ -314,9 +314,14 @@ def test_the_command_line_trains_and_says_what_stepped(tmp_path, capsys):
     assert facts["versions"]["mujoco-warp"] != "not installed"
     result = json.loads((run / "result.json").read_text())
     assert (result["backend"], result["episodes"]) == ("warp", 2)
+    said = yaml.safe_load((run / "config.yaml").read_text())
+    said["settings"]["backend"] = "auto"  # as where a GPU was named
+    (run / "config.yaml").write_text(yaml.safe_dump(said))
+    assert command("evaluate", run, "--episodes", 3) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert (result["backend"], result["episodes"]) == ("warp", 3)
     assert command("train", "--resume", run, "--steps", 192) == 0
-    content = yaml.safe_load((run / "config.yaml").read_text())
-    content["facts"]["backend"] = "batch"
-    (run / "config.yaml").write_text(yaml.safe_dump(content))
+    said["facts"]["backend"], said["settings"]["backend"] = "batch", "warp"
+    (run / "config.yaml").write_text(yaml.safe_dump(said))
     assert command("train", "--resume", run, "--steps", 256) == 2
     assert "began on the batch backend" in " ".join(capsys.readouterr().err.split())
