@@ -65,10 +65,10 @@ class RunConfig:
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes of the gym backend (0: this process), or threads of the batch backend (0: one a core)."""
     backend: str = "auto"
-    """What steps the worlds: batch (MuJoCo tasks all at once), torch (some small ones), gym (one by one), or auto: the
-    quickest with the results of gym."""
+    """What steps the worlds: batch (MuJoCo tasks all at once), torch (some small ones), warp (MuJoCo tasks on the device), gym
+    (one by one), or auto: warp where it is installed and a CUDA device is named, else the quickest with the results of gym."""
     device: str = "auto"
-    """Where the networks live: cpu, cuda, or auto (cuda for images where there is one, else cpu)."""
+    """Where networks and tensors live: cpu, cuda, or auto (cuda for images or --backend warp where there is one, else cpu)."""
     threads: Count = 2
     """Threads of an update: two let the critic learn beside the policy where that helps, with the same results."""
     out: Path | None = None

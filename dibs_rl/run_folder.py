@@ -18,7 +18,7 @@ from dibs_rl.config import RunConfig, by_name, load_yaml, to_plain, validated
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
 
-_PACKAGES = ("dibs-rl", "torch", "numpy", "gymnasium", "mo-gymnasium", "mujoco", "stable-baselines3", "torchjd")
+_PACKAGES = ("dibs-rl", "torch", "numpy", "gymnasium", "mo-gymnasium", "mujoco", "mujoco-warp", "stable-baselines3", "torchjd")
 _CPUINFO = Path("/proc/cpuinfo")
 _KEPT_CHECKPOINTS = 3
 _LOCK, _ERROR = ".lock", "error.txt"
@@ -115,10 +115,12 @@ class RunFolder:
         return folder
 
     def config(self) -> Any:
-        """The settings of the run."""
+        """The settings of the run; where it began in the physics of the warp backend, they name it."""
         settings = load_yaml(self.config_file).get("settings")
         if not isinstance(settings, dict) or "algo" not in settings:
             raise UserError(f"{self.config_file} holds no settings of a run.")
+        if self.facts().get("backend") == "warp":  # whatever `auto` would mean here and now
+            settings = {**settings, "backend": "warp"}
         return validated(settings["algo"], settings, str(self.config_file))
 
     def objectives(self) -> list[str]:

@@ -13,7 +13,8 @@ def environment_table() -> str:
     """Every environment of the registry as a Markdown table."""
     rows = ["| id | m | objectives | magnitudes per step | backends |", "|---|---|---|---|---|"]
     for spec in SPECS.values():
-        others = [name for name, tasks in (("batch", TASKS), ("torch", TORCH_TASKS)) if spec.id in tasks]
+        steppers = (("batch", TASKS), ("warp", TASKS), ("torch", TORCH_TASKS))
+        others = [name for name, tasks in steppers if spec.id in tasks]
         backends = ", ".join([*others, "gym"])
         need = f"; {spec.install}" if spec.needs else ""
         rows.append(

@@ -26,6 +26,7 @@ from dibs_rl.envs.torch_backend import TorchVecEnv
 from dibs_rl.envs.torch_tasks import TORCH_TASKS
 from dibs_rl.envs.vec_monitor import MOVecMonitor
 from dibs_rl.envs.vec_normalize import MOVecNormalize, normalization_of
+from dibs_rl.envs.warp_backend import WarpVecEnv, warp_installed
 from dibs_rl.envs.worlds import probe
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Step, VectorRewardVecEnv
@@ -50,6 +51,7 @@ __all__ = [
     "TorchVecEnv",
     "TransformedEnv",
     "VectorRewardVecEnv",
+    "WarpVecEnv",
     "as_vector_env",
     "base_and_transform",
     "make",
@@ -60,7 +62,7 @@ __all__ = [
     "transform_rewards",
 ]
 
-BACKENDS = ("auto", "batch", "gym", "torch")
+BACKENDS = ("auto", "batch", "gym", "torch", "warp")
 
 
 def make(
@@ -82,12 +84,14 @@ def make(
             `a+b+c`, are the tasks of one environment (`MultiTask`).
         num_envs: Worlds n.
         backend: `"gym"` steps Gymnasium environments one by one; `"batch"` steps MuJoCo tasks all at once and `"torch"` some
-            small environments, both with the same results (`"torch"`: on the CPU); `"auto"` takes the fastest of those that
-            have the same results.
-        device: Where the tensors are wanted.
-        seed: World i's first episode is seeded with `seed + i`, as MO-Gymnasium's own would be; None draws at random.
+            small environments, both with the same results (`"torch"`: on the CPU); `"warp"` steps MuJoCo tasks on the device,
+            in other physics. `"auto"` takes `"warp"` where it is installed and a CUDA device is named, and else the fastest of
+            those that have the same results.
+        device: Where the tensors are wanted; where the `warp` backend computes physics, too.
+        seed: World i's first episode is seeded with `seed + i`, as MO-Gymnasium's own would be; None draws at random. The
+            `warp` backend draws the starts of all worlds from one generator.
         workers: Worker processes of the `gym` backend, where 0 steps in this process; threads of the `batch` backend,
-            where 0 takes one a core; without meaning for the `torch` backend.
+            where 0 takes one a core; without meaning for the `torch` and `warp` backends.
         transform: What rewards are turned into, as `energy=1e3` or `energy=exp@episode` (see `dibs_rl.envs.scaling`), which
             wins over an id's own where both name an objective. Statistics of episodes hold the rewards as they were.
         reward_terms: Makes a vector of parts of a scalar reward, as `forward=reward_forward,energy=reward_ctrl` (see
@@ -110,10 +114,8 @@ def make(
         if reward_terms:
             raise UserError("Reward terms are of one task, and several have an objective each: leave them out.")
         env = MultiTask(tasks, num_envs, workers=workers, device=device, seed=seed, **kwargs)
-    elif chosen == "batch":
-        env = BatchVecEnv(factory_of(env_id)(), TASKS[env_id], num_envs, threads=workers, device=device, seed=seed)
-    elif chosen == "torch":
-        env = TorchVecEnv(factory_of(env_id)(), TORCH_TASKS[env_id], num_envs, device=device, seed=seed)
+    elif chosen != "gym":
+        env = _all_at_once(chosen, env_id, num_envs, workers, device=device, seed=seed)
     else:
         factory = factory_of(env_id, parse_terms(reward_terms), **kwargs)
         first = factory()
@@ -127,22 +129,39 @@ def make(
         raise
 
 
+def _all_at_once(
+    backend: str, env_id: str, num_envs: int, workers: int, *, device: torch.device | str, seed: int | None
+) -> VectorRewardVecEnv:
+    env = factory_of(env_id)()
+    if backend == "batch":
+        return BatchVecEnv(env, TASKS[env_id], num_envs, threads=workers, device=device, seed=seed)
+    if backend == "warp":
+        return WarpVecEnv(env, TASKS[env_id], num_envs, device=device, seed=seed)
+    return TorchVecEnv(env, TORCH_TASKS[env_id], num_envs, device=device, seed=seed)
+
+
 def _choose_backend(wanted: str, env_id: str, changes: list[str], num_envs: int, device: torch.device) -> str:
     """The backend that is meant; says why where it cannot be had, as where something about the environment is changed."""
     reasons = {
         "batch": _why_not(env_id, TASKS, changes) or ("" if batch_installed() else _NO_BATCH),
         "torch": _why_not(env_id, TORCH_TASKS, changes),
+        "warp": _why_not(env_id, TASKS, changes) or ("" if warp_installed() else _NO_WARP),
         "gym": "",
     }
-    if wanted == "auto":  # which takes torch where it is quicker and has MO-Gymnasium's results to the last bit
+    if wanted == "auto":
+        if device.type == "cuda" and not reasons["warp"]:
+            return "warp"
+        # Torch where it is quicker and has MO-Gymnasium's results to the last bit.
         quick = not reasons["torch"] and num_envs >= TORCH_TASKS[env_id].many_worlds and device.type == "cpu"
-        return next(backend for backend, reason in reasons.items() if not reason and (quick or backend != "torch"))
+        left_out = {"warp"} if quick else {"warp", "torch"}
+        return next(backend for backend, reason in reasons.items() if not reason and backend not in left_out)
     if reasons[wanted]:
         raise UserError(f"The {wanted} backend {reasons[wanted]}. Use the gym backend.")
     return wanted
 
 
 _NO_BATCH = "needs MuJoCo 3.17 or newer (pip install 'mujoco>=3.17')"
+_NO_WARP = "needs MuJoCo Warp (pip install 'dibs-rl[gpu]')"
 
 
 def _why_not(env_id: str, tasks: Iterable[str], changes: list[str]) -> str:

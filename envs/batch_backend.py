@@ -55,7 +55,7 @@ class BatchVecEnv(RulesVecEnv):
         self._task = task
         base: Any = env.unwrapped
         self._frame_skip = base.frame_skip
-        self._model = _robot_of(base)
+        self._model = robot_of(base)
         # Contact forces need the whole state of a world, contacts included, after the step.
         self._with_forces = _CONTACT_FORCES in task.fields
         self._batch = Batch(base.model, num_envs, threads, persistent=self._with_forces)
@@ -121,10 +121,12 @@ class _WorldNoise:
         return torch.from_numpy(np.stack([generator.standard_normal(size) for generator in self._generators]))
 
 
-def _robot_of(env: Any) -> Robot:
+def robot_of(env: Any, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Robot:
+    """What is constant about the robot of one of MO-Gymnasium's environments, as tensors of a type, on a device."""
     model = env.model
     bodies = {model.body(i).name: i for i in range(model.nbody)}
-    init_qpos, init_qvel, body_mass = (torch.tensor(array) for array in (env.init_qpos, env.init_qvel, model.body_mass))
+    arrays = (env.init_qpos, env.init_qvel, model.body_mass)
+    init_qpos, init_qvel, body_mass = (torch.tensor(array, dtype=dtype, device=device) for array in arrays)
     return Robot(init_qpos, init_qvel, body_mass, bodies, env.dt)
 
 

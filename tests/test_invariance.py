@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from dibs_rl.agents import DiBSA2C, DiBSPPO, DiBSSAC
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.envs import RewardManagerEnv, as_vector_env, make, transform_rewards
+from dibs_rl.envs.warp_backend import warp_installed
 from dibs_rl.popart import PopArt
 
 WORLDS = 4
@@ -56,6 +57,7 @@ HOSTS = {
     "torch": lambda: make("minecart-deterministic", num_envs=WORLDS, backend="torch", seed=0),
     "simulator": lambda: RewardManagerEnv(ManagedSimulator(final="final_obs")),
     "workers": lambda: make("deep-sea-treasure", num_envs=WORLDS, backend="gym", workers=2, seed=0),
+    "warp": lambda: make("mo-hopper", num_envs=WORLDS, backend="warp", seed=0),
     "sb3": lambda: as_vector_env(DummyVecEnv([lambda: LinearReward(mo_gymnasium.make("mo-reacher-v5"))] * WORLDS)),
 }
 
@@ -150,6 +152,8 @@ def same(a, b):
 )
 def test_powers_of_two_change_no_bit_in_twenty_updates(learner, host, combiner):
     """Every learner on MuJoCo's batches, and every other way of stepping environments with one of them."""
+    if host == "warp" and not warp_installed():
+        pytest.skip("needs MuJoCo Warp: pip install 'dibs-rl[gpu]'")
     plain_env, scaled_env = HOSTS[host](), HOSTS[host]()
     m = plain_env.reward_dim
     factors = [2.0**k for k in (40, -40, 7, -1)[:m]]

@@ -7,7 +7,7 @@ import mo_gymnasium  # noqa: F401  (registers its ids)
 import pytest
 import torch
 
-from dibs_rl.envs import SPECS, EnvSpec, make, objective_names, resolve_id
+from dibs_rl.envs import SPECS, EnvSpec, _choose_backend, make, objective_names, resolve_id
 from dibs_rl.errors import UserError
 
 INSTALLED = sorted(env_id for env_id, spec in SPECS.items() if spec.installed)
@@ -174,3 +174,23 @@ def test_other_arguments_may_bring_other_rewards():
 def test_make_refuses_what_it_cannot_do(arguments, message):
     with pytest.raises(UserError, match=message):
         make("deep-sea-treasure-v0", **arguments)
+
+
+@pytest.mark.parametrize("warp", [True, False])
+@pytest.mark.parametrize("batch", [True, False])
+def test_auto_takes_what_is_fastest_on_the_device(monkeypatch, warp, batch):
+    monkeypatch.setattr("dibs_rl.envs.warp_installed", lambda: warp)
+    monkeypatch.setattr("dibs_rl.envs.batch_installed", lambda: batch)
+    on_cpu = "batch" if batch else "gym"
+    assert _choose_backend("auto", "mo-hopper-v5", [], 64, torch.device("cpu")) == on_cpu
+    assert _choose_backend("auto", "mo-hopper-v5", [], 64, torch.device("cuda")) == ("warp" if warp else on_cpu)
+    assert _choose_backend("auto", "mo-hopper-v5", ["ctrl_cost_weight"], 64, torch.device("cuda")) == "gym"
+    assert _choose_backend("auto", "minecart-v0", [], 64, torch.device("cuda")) == "gym"
+
+
+def test_without_mujoco_warp_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("dibs_rl.envs.warp_installed", lambda: False)
+    with pytest.raises(UserError, match=r"^The warp backend needs MuJoCo Warp \(pip install 'dibs-rl\[gpu\]'\)"):
+        make("mo-hopper", num_envs=1, backend="warp")
+    with pytest.raises(UserError, match="warp backend does not step minecart-v0"):
+        make("minecart", num_envs=1, backend="warp")

@@ -89,7 +89,7 @@ def evaluate_and_print(
 ) -> dict[str, Any]:
     """Plays episodes and prints a table; returns what belongs into `result.json`."""
     seed = SEED_OFFSET + config.seed if seed is None else seed
-    env = make_env(config, worlds_for(config.env, episodes), seed)
+    env = make_env(config, worlds_for(config.env, episodes), seed, str(model.device))
     try:
         with torch.no_grad():
             gamma = config.gamma if config.eval_gamma is None else config.eval_gamma

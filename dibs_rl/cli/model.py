@@ -24,8 +24,14 @@ _MOST_WORLDS = 20  # that play episodes
 Learner = VectorLearner | SB3PPO
 
 
-def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
+def make_env(config: RunConfig, num_envs: int, seed: int, device: str = "cpu") -> VectorRewardVecEnv:
     """The environment of a run.
+
+    Args:
+        config: The settings.
+        num_envs: Worlds.
+        seed: Of the worlds.
+        device: Where its tensors are wanted.
 
     Raises:
         UserError: If there is none, or tasks are to be padded where there is only one.
@@ -37,6 +43,7 @@ def make_env(config: RunConfig, num_envs: int, seed: int) -> VectorRewardVecEnv:
         config.env,
         num_envs=num_envs,
         backend=config.backend,
+        device=device,
         seed=seed,
         workers=config.workers,
         transform=config.transform,
@@ -170,14 +177,30 @@ def policy_name(space: spaces.Space) -> str:
     return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
 
 
-def choose_device(wanted: str, space: spaces.Space) -> str:
-    """The device that a setting means.
+def choose_worlds_device(config: RunConfig) -> str:
+    """Where a run's worlds are: on the device that is named, or on a GPU if they are stepped there and there is one.
+
+    Raises:
+        UserError: See `choose_device`.
+    """
+    if config.device == "auto":
+        return "cuda" if config.backend == "warp" and torch.cuda.is_available() else "cpu"
+    return _checked_device(config.device)
+
+
+def choose_device(wanted: str, space: spaces.Space, worlds: torch.device | str = "cpu") -> str:
+    """The device that a setting means: where nothing is named, that of the worlds, or a GPU for images.
 
     Raises:
         UserError: If it is not there, or not a device.
     """
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() and policy_name(space) == "CnnPolicy" else "cpu"
+        images = torch.cuda.is_available() and policy_name(space) == "CnnPolicy"
+        return "cuda" if images else str(worlds)
+    return _checked_device(wanted)
+
+
+def _checked_device(wanted: str) -> str:
     try:
         device = torch.device(wanted)
     except RuntimeError:

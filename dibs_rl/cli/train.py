@@ -22,7 +22,15 @@ from dibs_rl.cli.evaluate import evaluate_and_print, keep_result
 from dibs_rl.cli.experts import ExpertsConfig, make_experts
 from dibs_rl.cli.flags import parse, peek, print_line
 from dibs_rl.cli.keeper import Keeper, Stopper
-from dibs_rl.cli.model import Learner, build_model, choose_device, learner_class, load_model, make_env
+from dibs_rl.cli.model import (
+    Learner,
+    build_model,
+    choose_device,
+    choose_worlds_device,
+    learner_class,
+    load_model,
+    make_env,
+)
 from dibs_rl.cli.progress import TrainingDisplay
 from dibs_rl.config import RunConfig, config_class, load_yaml, shipped_file, validated
 from dibs_rl.cost import CostMeter
@@ -49,8 +57,8 @@ def _lead(config: RunConfig) -> int:
     """Trains in a run folder, which only the first of several ranks writes to; returns the exit code."""
     ranks.from_lead(config)
     with contextlib.ExitStack() as held:
-        with contextlib.closing(make_env(config, config.num_envs, config.seed)) as env:
-            device = choose_device(config.device, env.observation_space)
+        with contextlib.closing(_make_worlds(config)) as env:
+            device = choose_device(config.device, env.observation_space, env.device)
             folder, model = _resume(config, env, device) if config.resume else _start(config, env, device)
             held.callback(folder.unlock)
             _announce(config, env, folder, model)
@@ -70,8 +78,8 @@ def _follow() -> int:
     """Learns beside the first rank, as that one says; returns the exit code."""
     config: RunConfig = ranks.from_lead(None)
     config = dataclasses.replace(config, seed=config.seed + ranks.rank() * config.num_envs)  # worlds that no other rank has
-    with contextlib.closing(make_env(config, config.num_envs, config.seed)) as env:
-        model = build_model(config, env, choose_device(config.device, env.observation_space))
+    with contextlib.closing(_make_worlds(config)) as env:
+        model = build_model(config, env, choose_device(config.device, env.observation_space, env.device))
         stopper = Stopper()
         left, before = ranks.from_lead((0, 0))
         _seed_new_episodes(env, config.seed, before)
@@ -79,6 +87,10 @@ def _follow() -> int:
             if left > 0:
                 model.learn(left, callback=stopper, reset_num_timesteps=False)
     return 128 + stopper.stopped_by if stopper.stopped_by else 0
+
+
+def _make_worlds(config: RunConfig) -> VectorRewardVecEnv:
+    return make_env(config, config.num_envs, config.seed, choose_worlds_device(config))
 
 
 def read_config(arguments: list[str]) -> RunConfig:
@@ -157,6 +169,7 @@ def _resume(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[Ru
     assert config.resume is not None
     folder = RunFolder.open(config.resume)
     folder.lock()
+    _check_physics(folder, env)
     file = folder.newest_model() if folder.has_model else None  # None: it was killed before it had saved anything
     model = load_model(config, file, env, device) if file else build_model(config, env, device)
     if isinstance(model, VectorOffPolicy):
@@ -173,6 +186,16 @@ def _seed_new_episodes(env: VectorRewardVecEnv, seed: int, steps: int) -> None:
     """Worlds cannot be saved: after so many steps their episodes start anew, with seeds that the run has not used yet."""
     if steps:
         env.seed(int(np.random.SeedSequence([seed, steps]).generate_state(1)[0]))
+
+
+def _check_physics(folder: RunFolder, env: VectorRewardVecEnv) -> None:
+    """A run on one device may go on on another, where `auto` might mean physics that differ."""
+    began = folder.facts().get("backend", env.backend)
+    if began != env.backend and "warp" in (began, env.backend):
+        raise UserError(
+            f"The run began on the {began} backend, and the physics of the {env.backend} backend, which steps here, differs: "
+            "go on with --device as it began."
+        )
 
 
 def _refill(model: VectorOffPolicy, folder: RunFolder) -> None:
