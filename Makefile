@@ -19,7 +19,7 @@ train: $(VENV)/installed
 	$(BIN)/dibs-rl train --env mo-halfcheetah $(ARGS)
 
 test: lint docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 docs: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

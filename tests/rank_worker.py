@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 import torch.distributed as dist
+from fake_envs import PointEnv, point_envs
 from stable_baselines3.common.logger import Logger
 
 from dibs_rl import ranks
 from dibs_rl.agents import DiBSA2C, DiBSPPO
 from dibs_rl.envs import MultiTask
-from tests.fake_envs import PointEnv, point_envs
 
 RANKS, WORLDS, STEPS = 2, 2, 40
 LEARNERS = {

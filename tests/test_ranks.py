@@ -1,5 +1,6 @@
 """One training in two processes: the same as in one on both their worlds; and what happens when one of them is lost."""
 
+import copy
 import os
 import re
 import signal
@@ -9,14 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import rank_worker
 import torch
 import torch.multiprocessing as mp
+from rank_worker import LEARNERS, RANKS, STEPS, WORLDS
 from stable_baselines3.common.callbacks import BaseCallback
 
 from dibs_rl import ranks
 from dibs_rl.config import load_yaml
-from tests import rank_worker
-from tests.rank_worker import LEARNERS, RANKS, STEPS, WORLDS
 
 SAVED = ("obs", "actions", "log_probs", "rewards", "terminated", "truncated", "advantages", "value_targets", "active")
 
@@ -30,15 +31,7 @@ class Snapshot(BaseCallback):
     def _on_rollout_end(self):
         buffer = self.model.rollout_buffer
         self.rollout = {key: None if getattr(buffer, key) is None else getattr(buffer, key).clone() for key in SAVED}
-        self.parameters = self.model.get_parameters()
-        self.parameters = torch_copy(self.parameters)
-
-
-def torch_copy(parameters):
-    return {
-        key: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in part.items()} if "optim" not in key else part
-        for key, part in parameters.items()
-    }
+        self.parameters = copy.deepcopy(self.model.get_parameters())
 
 
 @pytest.fixture(scope="module")
