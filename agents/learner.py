@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 from torchjd.aggregation import Aggregator
 
+from dibs_rl import ranks
 from dibs_rl.agents.anchors import Anchors
 from dibs_rl.agents.experts import read_experts
 from dibs_rl.agents.persistence import Persistent
@@ -116,6 +117,8 @@ class VectorLearner(Records, Persistent):
     def _combine(self, jacobian: Tensor, log: Log | None) -> tuple[Tensor, Tensor | None]:
         """The direction `[p]`, and the weights `[k]` it is made with where the combiner has any; a log is told, if given."""
         direction, weights = combine(self._aggregator, jacobian)
+        # Some combiners draw random numbers, and each rank has its own.
+        direction, weights = ranks.lead_tensor(direction), None if weights is None else ranks.lead_tensor(weights)
         if log is not None:
             log["bargain"].append(describe_bargain(jacobian, direction, weights, self._rows))
         return direction, weights

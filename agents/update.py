@@ -44,14 +44,13 @@ class ClippedStep:
         self._step = quick_step(optimizer)
 
     def along(self, gradient: Tensor) -> None:
-        """One step along minus a gradient `[p]`, of which each rank has that of its own samples.
+        """One step along minus a gradient `[p]`, the same in all ranks.
 
         Raises:
             ValueError: If the gradient has not as many entries as the parameters.
         """
         if gradient.shape != self._flat.shape:
             raise ValueError(f"The gradient must have {len(self._flat)} entries; found shape {list(gradient.shape)}.")
-        gradient = ranks.mean(gradient)
         scale = (self._max_norm / torch.linalg.vector_norm(gradient).add_(1e-6)).clamp_(max=1.0)  # as torch's clip_grad_norm_
         torch.mul(gradient, scale, out=self._flat)
         self._step()
@@ -144,7 +143,7 @@ class CombinedUpdate(VectorRollouts):
         for batch in islice(batches, taken):
             values = engine.values(batch.obs)
             losses, slopes = value_losses(values.values, batch.value_targets, batch.active)
-            step.along(values.gradient(slopes.mul_(self.vf_coef)))
+            step.along(ranks.mean(values.gradient(slopes.mul_(self.vf_coef))))
             found.append(losses)
         return found
 
@@ -183,11 +182,12 @@ class CombinedUpdate(VectorRollouts):
     ) -> None:
         """One optimiser step of the policy along the combined gradient; the entropy bonus is added after combining."""
         if weights is not None:
-            gradient = evaluated.gradient(losses.slopes @ weights, -self.ent_coef)
+            gradient = ranks.mean(evaluated.gradient(losses.slopes @ weights, -self.ent_coef))
         else:
             gradient, _ = self._combine(ranks.mean(evaluated.jacobian(losses.slopes)), log)
             if self.ent_coef != 0:
-                gradient = gradient + evaluated.gradient(torch.zeros_like(evaluated.log_prob), -self.ent_coef)
+                of_entropy = evaluated.gradient(torch.zeros_like(evaluated.log_prob), -self.ent_coef)
+                gradient = gradient + ranks.mean(of_entropy)
         step.along(gradient)
         log["policy_gradient_loss"].append(losses.losses)
         if losses.clip_fractions is not None:

@@ -138,7 +138,8 @@ def choose(policies: Sequence[FrontPolicy], preference: Sequence[float] | Mappin
     weights = dict(preference) if isinstance(preference, Mapping) else _in_order(preference, names)
     if not all(0 <= weight < math.inf for weight in weights.values()) or not sum(weights.values()) > 0:
         raise UserError(f"A preference has weights of 0 or more, and not all 0; found {weights}.")
-    candidates = [policy for policy in policies if policy.nondominated]
+    marks = nondominated(points(policies)).tolist()  # over all seeds
+    candidates = [policy for policy, mark in zip(policies, marks, strict=True) if mark]
     utility = preferred_sum({name: weight / sum(weights.values()) for name, weight in weights.items()})
     worth = [utility(dict(zip(names, row, strict=True))) for row in normalised(points(candidates)).tolist()]
     best = int(np.argmax(worth))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dibs_rl import ranks
+
 
 class PolicyLosses(NamedTuple):
     """Policy losses of k objectives on b samples.
@@ -62,7 +64,9 @@ def value_losses(predictions: Tensor, targets: Tensor, active: Tensor | None = N
     """
     error = predictions - targets
     if active is not None:
-        error, counts = torch.where(active, error, 0.0), active.sum(dim=0).clamp(min=1)
+        # Gradients are averaged over ranks, so each head's samples are counted in all of them.
+        counts = ranks.mean(active.sum(dim=0).to(error.dtype)).clamp(min=1 / ranks.number())
+        error = torch.where(active, error, 0.0)
         return error.square().sum(dim=0) / counts, error.mul(2 / counts)
     return error.square().mean(dim=0), error.mul(2 / len(error))
 

@@ -38,15 +38,15 @@ def leads() -> bool:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[None]:
-    """Joins the group that torchrun has started this process for, if it has: over NCCL on CUDA devices, else over gloo."""
+def joined() -> Iterator[None]:
+    """Joins the group that torchrun has started this process for, if it has; each process takes a GPU of its own."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    on_gpu = device.startswith("cuda")
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_PATIENCE)
     try:
         yield
     finally:
@@ -68,6 +68,15 @@ def largest(tensor: Tensor) -> Tensor:
         return tensor
     found = tensor.clone(memory_format=torch.contiguous_format)
     _together(dist.all_reduce, found, dist.ReduceOp.MAX)
+    return found
+
+
+def lead_tensor(tensor: Tensor) -> Tensor:
+    """The first rank's tensor, of the same shape in all."""
+    if number() == 1:
+        return tensor
+    found = tensor.clone(memory_format=torch.contiguous_format)
+    _together(dist.broadcast, found, 0)
     return found
 
 
@@ -126,5 +135,6 @@ def _together(collective: Callable[..., Any], *arguments: Any) -> None:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise LostRankError(
-            f"Another process of this training has ended or cannot be reached ({reason}): its own message says why."
+            f"Another process of this training has ended or cannot be reached ({reason}): its own message says why. "
+            "'dibs-rl train --resume' goes on with the run from its newest checkpoint."
         ) from error

@@ -95,7 +95,7 @@ def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tenso
         for i, own in enumerate(own_samples(advantages, active)):
             normalised[active[:, i], i] = normalise_columns(own).squeeze(1)
         return normalised
-    if len(advantages) * ranks.number() < 2:
+    if len(advantages) < 2 and ranks.number() == 1:  # of several, none may leave before the others
         return torch.zeros_like(advantages)
     own_largest = advantages.abs().amax(dim=0) if len(advantages) else advantages.new_zeros(advantages.shape[1])
     largest = ranks.largest(own_largest)

@@ -69,6 +69,8 @@ class RulesVecEnv(VectorRewardVecEnv):
         return self._rules.observe(self._model, self._state(worlds))
 
     def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Tensor:
+        if any(options):
+            raise UserError(f"The {self.backend} backend takes no options of a reset: use backend='gym'.")
         self._seed_worlds(seeds)
         self._start_episodes(torch.ones_like(self._elapsed, dtype=torch.bool))
         self._elapsed.zero_()

@@ -82,6 +82,8 @@ class TensorVecEnvAdapter(VectorRewardVecEnv):
         return getattr(self.env, "unwrapped", self.env)
 
     def _reset_worlds(self, seeds: list[int | None], options: list[dict]) -> Obs:
+        if any(options):
+            raise UserError("A simulator with tensors in and out is reset without options: leave set_options out.")
         seeded = seeds[0] is not None and self._takes_seed
         found = self.env.reset(seed=seeds[0]) if seeded else self.env.reset()
         return self._seen(found[0] if isinstance(found, tuple) else found)

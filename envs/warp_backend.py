@@ -93,13 +93,13 @@ class WarpVecEnv(RulesVecEnv):
         self._worlds.advance()
 
     def _start_episodes(self, done: Tensor) -> None:
-        self._worlds.reset(done, *self._task.start(self._model, self._noise))  # drawn for all worlds: nobody waits for `done`
+        self._worlds.reset(done, *self._task.start(self._model, self._noise))  # drawn for all worlds, with no branch on `done`
 
     def _observe(self, worlds: Tensor | None = None) -> Tensor:
         return super()._observe(worlds).double()  # as the observation space says
 
     def _next_obs(self, done: Tensor, final_obs: Tensor) -> Tensor:
-        return torch.where(done.unsqueeze(1), self._observe(), final_obs)  # nor does anybody wait here
+        return torch.where(done.unsqueeze(1), self._observe(), final_obs)  # no branch here either
 
     def _outcome(self, before: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         obs, reward, terminated = super()._outcome(before, actions)

@@ -9,6 +9,7 @@ from stable_baselines3.common.logger import Logger
 from dibs_rl import ranks
 from dibs_rl.agents import DiBSA2C, DiBSPPO
 from dibs_rl.envs import MultiTask
+from dibs_rl.returns import normalise_columns
 
 RANKS, WORLDS, STEPS = 2, 2, 40
 LEARNERS = {
@@ -52,14 +53,25 @@ def some_numbers():
     return torch.as_tensor(draw.normal(3, 2, (sum(COUNTS), 3)) * [1.0, 1e6, 1e-6])
 
 
+def some_active():
+    """Which of `some_numbers` count for which column: rank 0's second objective has no sample, the third a single one."""
+    active = torch.ones(sum(COUNTS), 3, dtype=torch.bool)
+    active[:, 1:] = False
+    active[0, 2] = True
+    return active
+
+
 def statistics():
     """What the ranks say together of `some_numbers`, of which each has a share."""
     own = some_numbers().split(COUNTS)[ranks.rank()]
     count, shown = torch.tensor(len(own)), own if len(own) else torch.zeros(1, 3, dtype=torch.float64)
     mean, variance = shown.mean(dim=0), shown.var(dim=0, correction=0)
     return {
+        "rank": ranks.rank(),
         "moments": ranks.moments(count, mean, variance),
         "std_mean": ranks.std_mean(own),
+        "normalised": normalise_columns(own),
+        "normalised where active": normalise_columns(own, some_active().split(COUNTS)[ranks.rank()]),
         "mean": ranks.mean(torch.tensor([1.0, 2.0]) * (ranks.rank() + 1)),
         "largest": ranks.largest(torch.tensor([1.0, -2.0]) * (ranks.rank() + 1)),
         "gathered": ranks.gathered([ranks.rank()] * ranks.rank()),
@@ -67,10 +79,11 @@ def statistics():
     }
 
 
-def learn_scaled(factors):
+def learn_scaled(factors, **settings):
     """Learns from rollouts of this rank's own; the policy, and what the rank knows of all episodes."""
     worlds = [lambda: PointEnv(scales=factors, length=9) for _ in range(WORLDS)]
-    model = DiBSPPO("MlpPolicy", worlds, n_steps=STEPS, batch_size=20, n_epochs=2, seed=ranks.rank() * WORLDS, device="cpu")
+    settings = {"n_steps": STEPS, "batch_size": 20, "n_epochs": 2, **settings}
+    model = DiBSPPO("MlpPolicy", worlds, seed=ranks.rank() * WORLDS, device="cpu", **settings)
     model.learn(2 * RANKS * WORLDS * STEPS)
     parameters = {key: value for key, value in model.policy.state_dict().items() if not key.startswith("value_net.")}
     return {"policy": parameters, "steps": model.num_timesteps, "episodes": len(model.ep_info_buffer)}
@@ -84,5 +97,6 @@ def run(rank, meeting, folder, cases):
     for name, (rollout, parameters) in cases.items():
         found[name] = update_on_a_share(name, rollout, parameters)
     found["plain"], found["scaled"] = learn_scaled((1.0, 1.0, 1.0)), learn_scaled((2.0**20, 1.0, 2.0**-30))
+    found["random"] = learn_scaled((1.0, 1.0, 1.0), combiner="random", bargain_every="minibatch")
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()

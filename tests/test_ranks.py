@@ -13,11 +13,12 @@ import pytest
 import rank_worker
 import torch
 import torch.multiprocessing as mp
-from rank_worker import LEARNERS, RANKS, STEPS, WORLDS
+from rank_worker import COUNTS, LEARNERS, RANKS, STEPS, WORLDS
 from stable_baselines3.common.callbacks import BaseCallback
 
 from dibs_rl import ranks
 from dibs_rl.config import load_yaml
+from dibs_rl.returns import normalise_columns
 
 SAVED = ("obs", "actions", "log_probs", "rewards", "terminated", "truncated", "advantages", "value_targets", "active")
 
@@ -78,6 +79,11 @@ def test_rescaling_a_reward_changes_no_bit(together):
         assert found["plain"]["episodes"] == RANKS * WORLDS * (2 * STEPS // 9)
 
 
+def test_a_combiner_that_draws_random_numbers_gives_all_ranks_one_direction(together):
+    for key, value in together[0]["random"]["policy"].items():
+        assert torch.equal(together[1]["random"]["policy"][key], value), key
+
+
 def test_statistics_of_shares_are_those_of_the_whole(together):
     """Also where a rank has no samples."""
     whole = rank_worker.some_numbers()
@@ -88,6 +94,10 @@ def test_statistics_of_shares_are_those_of_the_whole(together):
         torch.testing.assert_close(variance, whole.var(dim=0, correction=0))
         for got, expected in zip(found["std_mean"], torch.std_mean(whole, dim=0), strict=True):
             torch.testing.assert_close(got, expected)
+        own = found["rank"]
+        assert torch.allclose(found["normalised"], normalise_columns(whole).split(COUNTS)[own])
+        expected = normalise_columns(whole, rank_worker.some_active()).split(COUNTS)[own]
+        assert torch.allclose(found["normalised where active"], expected)
         assert found["mean"].tolist() == [1.5, 3]
         assert found["largest"].tolist() == [2, -2]
         assert found["gathered"] == [[], [1]]

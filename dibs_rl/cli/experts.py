@@ -11,6 +11,7 @@ from dibs_rl import study as studies
 from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
 from dibs_rl.cli.benchmark import make_launcher, run_jobs
 from dibs_rl.cli.flags import parse, print_line
+from dibs_rl.cli.model import make_env
 from dibs_rl.config import Count, RunConfig, Seed
 from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.errors import UserError
@@ -57,8 +58,10 @@ def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
     """
     env_id = resolve_id(flags.env)
     with contextlib.closing(as_vector_env(env_id)) as env:
-        objectives, backend = env.objectives, env.backend
+        objectives = env.objectives
     study, jobs = _study(env_id, objectives, flags)
+    with contextlib.closing(make_env(jobs[0].config, jobs[0].config.num_envs, 0)) as env:
+        backend = env.backend  # which may depend on the number of worlds
     facts = _facts(env_id, backend, jobs[0].config)
     folder = flags.out or _CACHE / env_id.replace(":", "-") / f"{flags.algo}-{backend}-{facts['steps']}-seed{flags.seed}"
     if (folder / "experts.yaml").is_file():

@@ -133,6 +133,8 @@ class Front:
             preferences = lattice(m, max(m, math.ceil((1 - refine) * count)))
         code, jobs = self._run(preferences, launcher)
         missing = count - len(preferences)
+        if missing > 0 and not refine:
+            print_line(f"The lattice has {len(preferences)} preferences, not {count}: the others need --refine above 0.")
         if code or missing <= 0 or not refine:
             return code, jobs
         more = refined(*self._outcomes(jobs), missing)

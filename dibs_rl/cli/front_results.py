@@ -13,6 +13,7 @@ from rich.table import Table
 from dibs_rl.cli.flags import print_line
 from dibs_rl.envs import base_and_transform
 from dibs_rl.envs.registry import return_unit
+from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
 from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, front_file, points, read_result, write_front
 from dibs_rl.front_study import FrontPlan
@@ -54,14 +55,12 @@ def _summary(
     plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence[FrontPolicy], steps: tuple[int, int]
 ) -> dict[str, Any]:
     reference = measure.reference_for([policy.discounted for policy in policies])
-    evaluated = read_result(root, policies[0])
+    evaluated = _evaluated_alike(root, policies)
     return {
         "env": plan.env,
         "arm": plan.arm,
         "transform": plan.transform,
-        "gamma": evaluated["gamma"],
-        "episodes": evaluated["episodes"],
-        "deterministic": evaluated["deterministic"],
+        **evaluated,
         "reference_point": reference,
         "reference_from": measure.source,
         "utility_weights": len(utility_weights(len(plan.objectives))),
@@ -69,6 +68,22 @@ def _summary(
         "expert_steps": steps[1],
         "seeds": {seed: _measures(own, reference) for seed, own in by_seed(policies).items()},
     }
+
+
+def _evaluated_alike(root: Path, policies: Sequence[FrontPolicy]) -> dict[str, Any]:
+    """How the policies were evaluated, which must be the same for all.
+
+    Raises:
+        UserError: If one was evaluated in another way afterwards.
+    """
+    found = [{key: read_result(root, policy)[key] for key in ("gamma", "episodes", "deterministic")} for policy in policies]
+    for policy, how in zip(policies, found, strict=True):
+        if how != found[0]:
+            raise UserError(
+                f"{root / policy.folder} was evaluated with {how}, and {root / policies[0].folder} with {found[0]}: evaluate "
+                "it again as the others were."
+            )
+    return found[0]
 
 
 def _measures(policies: Sequence[FrontPolicy], reference: Mapping[str, float]) -> dict[str, float]:

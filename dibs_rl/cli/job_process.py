@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from dibs_rl.run_folder import RunFolder
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 _LAST_LINES = 200
 _PAUSE = 0.2  # seconds between looks at a process
+_OF_A_RANK = {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -41,7 +42,7 @@ class JobProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
-            env={**os.environ, **_ONE_THREAD},
+            env={**_without_ranks(os.environ), **_ONE_THREAD},
             start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
         )
 
@@ -94,3 +95,10 @@ def run_to_the_end(path: Path, begin: Sequence[str], directory: str) -> State:
         except KeyboardInterrupt:  # how Ray cancels a task
             process.stop()
     return process.poll()
+
+
+def _without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what torchrun says to its processes: a job that one of them starts is no rank."""
+    return {
+        name: value for name, value in environment.items() if name not in _OF_A_RANK and not name.startswith("TORCHELASTIC")
+    }

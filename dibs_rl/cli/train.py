@@ -47,9 +47,11 @@ def run(arguments: list[str]) -> int:
     """Trains, or goes on training; returns the exit code."""
     config = read_config(arguments)
     torch.set_num_threads(1)  # the networks' random start would depend on more
-    with ranks.joined(config.device):
+    with ranks.joined():
         if ranks.number() > 1 and not issubclass(learner_class(config), VectorRollouts):
             raise UserError(f"--algo {config.algo} trains in one process: leave torchrun out, or use ppo or a2c.")
+        if ranks.number() > 1 and ":" in config.device:
+            raise UserError(f"Each process takes a GPU of its own: --device cuda, and not {config.device}.")
         return _lead(with_anchors(config)) if ranks.leads() else _follow()
 
 
@@ -118,6 +120,8 @@ def with_anchors(config: RunConfig) -> RunConfig:
     """
     if not config.anchors or config.resume:
         return config
+    if config.backend == "warp":
+        raise UserError("Experts are trained in MuJoCo's own physics, not in that of --backend warp: leave one of them out.")
     folder = Path(config.anchors)
     if config.anchors == "auto":
         code, folder = make_experts(ExpertsConfig(env=config.env, algo=config.algo))
