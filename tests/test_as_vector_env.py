@@ -414,7 +414,10 @@ def test_one_reward_in_an_array_is_enough():
     assert first_step(Meter((3.0,))).reward.tolist() == [[3.0]]
 
 
-@pytest.mark.parametrize("wrong", [None, 3, [], [1, 2], {"env": reacher}, [reacher, "mo-reacher-v5"]], ids=repr)
+WRONG = {"none": None, "3": 3, "[]": [], "[1, 2]": [1, 2], "dictionary": {"env": reacher}, "mixed": [reacher, "mo-reacher-v5"]}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_a_wrong_type_is_refused(wrong):
     with pytest.raises(UserError, match=f"An environment is .*found {type(wrong).__name__}") as caught:
         as_vector_env(wrong)
