@@ -1,5 +1,6 @@
 """What every learner for many rewards has: named objectives, an environment with a reward for each, and a combiner."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,10 @@ def preference_vector(
     if preference is None or not isinstance(preference, Mapping):
         return None if preference is None else list(preference)
     if set(preference) != set(objectives):
+        unknown = [name for name in preference if name not in objectives]
+        near = difflib.get_close_matches(unknown[0], objectives, n=1) if unknown else []
+        hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"A preference by name has a weight for each of {', '.join(objectives)}; found {', '.join(preference)}."
+            f"A preference by name has a weight for each of {', '.join(objectives)}; found {', '.join(preference)}.{hint}"
         )
     return [preference[name] for name in objectives]

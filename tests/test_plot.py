@@ -46,7 +46,7 @@ def test_seeds_become_a_mean_with_its_interval(tmp_path):
     assert (curve.values[0], curve.low[0], curve.high[0]) == pytest.approx((1, low[0], high[0]))
     assert (curve.steps[0], curve.steps[-1]) == (STEPS[0], STEPS[-1])
     assert command("plot", *runs) == 0
-    assert (tmp_path / "s0" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_two_seeds_have_a_mean_and_no_interval(tmp_path):

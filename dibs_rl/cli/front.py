@@ -73,7 +73,8 @@ def run(arguments: list[str]) -> int:
     if not 0 <= flags.refine <= 1:
         raise UserError(f"A share is from 0 to 1; found --refine {flags.refine}.")
     if flags.points < len(plan.objectives):
-        raise UserError(f"At least one preference for each of {', '.join(plan.objectives)}; found --points {flags.points}.")
+        names = ", ".join(plan.objectives)
+        raise UserError(f"--points is at least {len(plan.objectives)}, one for each of {names}; found {flags.points}.")
     measure = yardstick(base_and_transform(plan.env)[0], plan.objectives, flags.ref_point, flags.gamma)
     root = flags.out or plan.folder
     plan, preferences = plan.begun(root)

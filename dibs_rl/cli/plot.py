@@ -1,5 +1,6 @@
 """`dibs-rl plot`: learning curves of runs, from their folders alone."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class PlotConfig:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
     out: Path | None = None
-    """PNG file; curves.png in the first run's folder if not given."""
+    """PNG file; curves.png in the run's folder if not given, or, of several runs, in the folder that they are in."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,17 @@ def run(arguments: list[str]) -> int:
     flags = parse(PlotConfig, arguments, "plot")
     if not flags.runs:
         raise UserError("Name at least one run folder.")
-    out = flags.out or flags.runs[0] / "curves.png"
+    out = flags.out or _folder_of(flags.runs) / "curves.png"
     if out.suffix != ".png":
         raise UserError(f"The picture is a PNG file: --out must end in .png; found {out}.")
     draw_runs([RunFolder.open(path) for path in flags.runs], out)
     print_line(f"Picture: {out}")
     return 0
+
+
+def _folder_of(runs: Sequence[Path]) -> Path:
+    """Where a picture goes: a run's own folder holds no comparison with others."""
+    return runs[0] if len(runs) == 1 else Path(os.path.relpath(os.path.commonpath([run.absolute().parent for run in runs])))
 
 
 def draw_runs(folders: Sequence[RunFolder], out: Path) -> None:

@@ -52,6 +52,7 @@ def run(arguments: list[str]) -> int:
     folder = RunFolder.open(flags.run)
     config = folder.config()
     model = load_model(config, folder.newest_model(), None, "cpu")
+    print_line(f"Recording {out}; a step of an episode may take a tenth of a second to draw.")
     env = _drawing_env(config, SEED_OFFSET + config.seed if flags.seed is None else flags.seed)
     try:
         film = Film(model, env, flags.episodes, deterministic=not flags.stochastic)

@@ -165,6 +165,8 @@ def _start(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[Run
     if ranks.number() > 1:
         facts["processes"] = ranks.number()
     folder = RunFolder.create(config, config.env, facts)
+    if not config.out and not folder.path.name.endswith(f"seed{config.seed}"):
+        print_line(f"There is such a run already; this one is kept as {folder.path.name}.")
     _log_to(folder, model)
     return folder, model
 
