@@ -197,7 +197,7 @@ def test_a_preference_picks_a_policy_and_nothing_is_overwritten(front, tmp_path,
     ("arguments", "message"),
     [
         (["front", "--env", "mo-halfcheeta"], "did you mean mo-halfcheetah"),
-        (["front", "--env", "mo-hopper", "--points", "2"], "for each of forward, height, energy; found --points 2"),
+        (["front", "--env", "mo-hopper", "--points", "2"], "for each of forward, height, energy; found 2"),
         (["front", "--env", "mo-hopper", "--arm", "mgda"], "takes no preference"),
         (["front", "--env", "mo-hopper", "--arm", "dips"], "did you mean dibs"),
         (["front", "--env", "mo-hopper", "--transform", "enrgy=2"], "Unknown objective 'enrgy'"),
