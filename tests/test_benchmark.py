@@ -13,6 +13,7 @@ from real_jobs import InThisProcess, command, learning, start, wait_for
 
 from dibs_rl import run_folder
 from dibs_rl.agents.experts import read_experts
+from dibs_rl.cli import job_process
 from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.job_process import JobProcess
@@ -149,18 +150,16 @@ def test_without_an_expert_there_is_no_anchored_game(tmp_path):
     assert error.read_text().splitlines()[0] == "An expert that it needs has failed."
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads a process's environment in /proc")
 def test_a_job_is_no_rank_of_the_training_that_starts_it(tmp_path, monkeypatch):
     """It would wait for ranks that never come."""
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "1")
-    _, (job,) = read_jobs(BenchmarkConfig(envs=(ENV,), steps=LONG, settings=tuple(QUICK)))
-    process = JobProcess(tmp_path / job.path, train_flags(job, tmp_path))
-    said = Path(f"/proc/{process._process.pid}/environ").read_bytes().split(b"\0")
-    os.kill(process._process.pid, signal.SIGKILL)
-    wait_for(lambda: process.poll() != "running")
-    assert b"OMP_NUM_THREADS=1" in said
-    assert not [one for one in said if one.startswith((b"RANK=", b"WORLD_SIZE=", b"MASTER_", b"TORCHELASTIC"))]
+    started = {}
+    monkeypatch.setattr(job_process.subprocess, "Popen", lambda command, **how: started.update(how))
+    JobProcess(tmp_path, begin=[])
+    assert started["env"]["OMP_NUM_THREADS"] == "1"
+    assert started["env"]["PATH"] == os.environ["PATH"]
+    assert not [name for name in started["env"] if name.startswith(("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC"))]
 
 
 def test_a_killed_job_says_so(tmp_path):
