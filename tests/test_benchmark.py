@@ -156,7 +156,7 @@ def test_a_job_is_no_rank_of_the_training_that_starts_it(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "1")
     started = {}
     monkeypatch.setattr(job_process.subprocess, "Popen", lambda command, **how: started.update(how))
-    JobProcess(tmp_path, begin=[])
+    JobProcess(tmp_path, begin=[])._said.close()
     assert started["env"]["OMP_NUM_THREADS"] == "1"
     assert started["env"]["PATH"] == os.environ["PATH"]
     assert not [name for name in started["env"] if name.startswith(("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC"))]
