@@ -39,6 +39,7 @@ class BatchVecEnv(RulesVecEnv):
     """
 
     backend = "batch"
+    _rules: Task
 
     def __init__(
         self,
@@ -52,7 +53,6 @@ class BatchVecEnv(RulesVecEnv):
     ) -> None:
         from mujoco.batch import Batch
 
-        self._task = task
         base: Any = env.unwrapped
         self._frame_skip = base.frame_skip
         self._model = robot_of(base)
@@ -80,7 +80,7 @@ class BatchVecEnv(RulesVecEnv):
                 self._generators[i], _ = gym.utils.seeding.np_random(seed)
 
     def _advance(self, actions: Tensor) -> None:
-        self._controls.copy_(self._task.controls(actions))
+        self._controls.copy_(self._rules.controls(actions))
         self._batch.step(nstep=self._frame_skip)
         if self._with_forces:
             self._compute_forces()
@@ -89,7 +89,7 @@ class BatchVecEnv(RulesVecEnv):
         worlds = done.nonzero().flatten().numpy()
         if not len(worlds):
             return
-        qpos, qvel = self._task.start(self._model, _WorldNoise([self._generators[i] for i in worlds]))
+        qpos, qvel = self._rules.start(self._model, _WorldNoise([self._generators[i] for i in worlds]))
         self._batch.reset(worlds, stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._physics.qpos[worlds] = qpos
         self._physics.qvel[worlds] = qvel

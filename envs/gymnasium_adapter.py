@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import Wrapper, spaces
+from gymnasium import Wrapper
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from dibs_rl.envs.registry import objective_names
 from dibs_rl.envs.sb3_adapter import SCALAR_ONLY
 from dibs_rl.envs.scaling import UNTRANSFORMED_KEY
-from dibs_rl.envs.worlds import REWARD_KEY, channels_first_space, has_wrapper, turn_images
+from dibs_rl.envs.worlds import REWARD_KEY, channels_first_space, check_first_action, has_wrapper, turn_images
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
 
@@ -41,8 +41,7 @@ class GymnasiumVecEnvAdapter(VectorRewardVecEnv):
         self._asked: Any = envs.unwrapped  # what it can be asked depends on its kind, and wrappers pass nothing on
         self._resets_itself = _resets_in_the_same_step(envs)
         actions = envs.single_action_space
-        if isinstance(actions, spaces.Discrete) and actions.start != 0:
-            raise UserError(f"Actions must start at 0; found {actions}.")
+        check_first_action(actions)
         names = tuple(objectives) if objectives else self._names()
         super().__init__(envs.num_envs, channels_first_space(envs.single_observation_space), actions, names, device)
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from dibs_rl.envs.registry import objective_names
 from dibs_rl.envs.scaling import UNTRANSFORMED_KEY
-from dibs_rl.envs.worlds import REWARD_KEY
+from dibs_rl.envs.worlds import REWARD_KEY, check_first_action
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
 
@@ -34,8 +33,7 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
 
     def __init__(self, venv: VecEnv, objectives: Sequence[str] | None = None, device: torch.device | str = "cpu") -> None:
         self.venv = venv
-        if isinstance(venv.action_space, spaces.Discrete) and venv.action_space.start != 0:
-            raise UserError(f"Actions must start at 0; found {venv.action_space}.")
+        check_first_action(venv.action_space)
         names = tuple(objectives) if objectives else names_of(venv)
         self._last_infos: list[dict[str, Any]] = [{} for _ in range(venv.num_envs)]
         super().__init__(venv.num_envs, venv.observation_space, venv.action_space, names, device)

@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from dibs_rl.envs.worlds import check_first_action
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
 
@@ -68,8 +69,7 @@ class TensorVecEnvAdapter(VectorRewardVecEnv):
         self._group = group
         observed = observation_space or self._part(gym_space(_space_of(base, "observation_space")))
         acted = action_space or _bounded(gym_space(_space_of(base, "action_space")))
-        if isinstance(acted, spaces.Discrete) and acted.start != 0:
-            raise UserError(f"Actions must start at 0; found {acted}.")
+        check_first_action(acted)
         self._home = torch.device(getattr(base, "device", "cpu"))
         parameters = inspect.signature(env.reset).parameters.values()
         self._takes_seed = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters)

@@ -28,6 +28,7 @@ class TorchVecEnv(RulesVecEnv):
     """
 
     backend = "torch"
+    _rules: TorchTask
 
     def __init__(
         self,
@@ -38,7 +39,6 @@ class TorchVecEnv(RulesVecEnv):
         device: torch.device | str = "cpu",
         seed: int | None = None,
     ) -> None:
-        self._task = task
         base: Any = env.unwrapped
         self._model = task.model(base, torch.device(device))
         self._streams = Streams(num_envs, device)
@@ -55,11 +55,11 @@ class TorchVecEnv(RulesVecEnv):
                 self._streams.seed(world, seed)
 
     def _advance(self, actions: Tensor) -> None:
-        self._worlds = self._task.advance(self._model, self._worlds, actions, self._streams)
+        self._worlds = self._rules.advance(self._model, self._worlds, actions, self._streams)
 
     def _start_episodes(self, done: Tensor) -> None:
         worlds = done.nonzero().flatten()
         if not len(worlds):
             return
-        begun = zip(self._worlds, self._task.start(self._model, self._streams.worlds(worlds)), strict=True)
+        begun = zip(self._worlds, self._rules.start(self._model, self._streams.worlds(worlds)), strict=True)
         self._worlds = type(self._worlds)(*(old.index_copy(0, worlds, new) for old, new in begun))

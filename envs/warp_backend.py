@@ -48,6 +48,7 @@ class WarpVecEnv(RulesVecEnv):
     """
 
     backend = "warp"
+    _rules: Task
 
     def __init__(
         self,
@@ -62,7 +63,6 @@ class WarpVecEnv(RulesVecEnv):
         from dibs_rl.envs.warp_physics import WarpPhysics
 
         device = _usable(torch.device(device))
-        self._task = task
         base: Any = env.unwrapped
         self._model = robot_of(base, torch.float32, device)
         self._worlds = WarpPhysics(
@@ -89,11 +89,13 @@ class WarpVecEnv(RulesVecEnv):
             self._noise.generator.manual_seed(seeds[0])
 
     def _advance(self, actions: Tensor) -> None:
-        self._controls.copy_(self._task.controls(actions))
+        self._controls.copy_(self._rules.controls(actions))
         self._worlds.advance()
 
     def _start_episodes(self, done: Tensor) -> None:
-        self._worlds.reset(done, *self._task.start(self._model, self._noise))  # drawn for all worlds, with no branch on `done`
+        self._worlds.reset(
+            done, *self._rules.start(self._model, self._noise)
+        )  # drawn for all worlds, with no branch on `done`
 
     def _observe(self, worlds: Tensor | None = None) -> Tensor:
         return super()._observe(worlds).double()  # as the observation space says

@@ -249,3 +249,9 @@ def _declared_reward_dim(env: gym.Env) -> int | None:
 
 def _declared_names(env: gym.Env) -> tuple[str, ...]:
     return tuple(env.get_wrapper_attr("objectives")) if env.has_wrapper_attr("objectives") else ()
+
+
+def check_first_action(space: spaces.Space) -> None:
+    """Raises a UserError if the numbers of actions do not start at 0, where policies' choices do."""
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        raise UserError(f"Actions must start at 0; found {space}.")

@@ -82,7 +82,7 @@ def test_physics_is_mujocos_to_float32(env_id):
     found, expected = play_both(warp, batch)
     assert expected.abs().max() > 1  # there was motion
     assert (found - expected).abs().max() < tolerance
-    for name in warp._task.fields:
+    for name in warp._rules.fields:
         given = getattr(batch._physics, name)
         # Forces and inertias are large numbers; an ant in the air feels no contacts.
         assert given.abs().max() > 1e-2 or (env_id, name) in {(ant, "cfrc_ext") for ant in ANTS}

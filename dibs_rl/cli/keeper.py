@@ -1,10 +1,6 @@
 """Keeps what a run has learnt: checkpoints between updates, and an orderly end when a signal comes."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,21 +32,9 @@ class Stopper(BaseCallback):
         self.stopped_by = int(ranks.largest(torch.tensor(self.stopped_by, device=self.model.device)))
         return not self.stopped_by
 
-    @contextmanager
-    def obeying_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a checkpoint and the end; a second one ends at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            if self.stopped_by:
-                raise SystemExit(128 + number)
-            self.stopped_by = number
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def stop(self, number: int) -> None:
+        """Takes note of a signal."""
+        self.stopped_by = number
 
 
 class Keeper(Stopper):

@@ -1,15 +1,14 @@
 """Who runs the jobs of a study, and when: a schedule, and the launcher of this machine."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from dibs_rl.cli.anchors import gather_anchors
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.job_process import JobProcess, State
+from dibs_rl.cli.signals import obeying_signals
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
 
@@ -98,7 +97,7 @@ class Schedule:
             show: Called with every job's state from time to time.
         """
         told = False
-        with self._obeying_signals():
+        with obeying_signals(self._stop):
             while self._has_work():
                 for job, state in self._launcher.ended():
                     self.states[job] = state
@@ -141,18 +140,6 @@ class Schedule:
     def _folder(self, job: Job) -> RunFolder:
         return RunFolder(self._root / job.path)
 
-    @contextmanager
-    def _obeying_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM are passed on to the jobs, which save and end; a second one ends at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            if self._stopped_by:
-                raise SystemExit(128 + number)
-            self._stopped_by = number
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _stop(self, number: int) -> None:
+        """The jobs are told, and save and end."""
+        self._stopped_by = number

@@ -32,6 +32,7 @@ from dibs_rl.cli.model import (
     make_env,
 )
 from dibs_rl.cli.progress import TrainingDisplay
+from dibs_rl.cli.signals import obeying_signals
 from dibs_rl.config import RunConfig, config_class, load_yaml, shipped_file, validated
 from dibs_rl.cost import CostMeter
 from dibs_rl.envs import resolve_id
@@ -85,7 +86,7 @@ def _follow() -> int:
         stopper = Stopper()
         left, before = ranks.from_lead((0, 0))
         _seed_new_episodes(env, config.seed, before)
-        with torch_threads(config.threads), stopper.obeying_signals():
+        with torch_threads(config.threads), obeying_signals(stopper.stop):
             if left > 0:
                 model.learn(left, callback=stopper, reset_num_timesteps=False)
     return 128 + stopper.stopped_by if stopper.stopped_by else 0
@@ -255,7 +256,7 @@ def _learn(config: RunConfig, folder: RunFolder, model: Learner) -> int:
         return 0
     display = TrainingDisplay(model.objectives, config.steps, model.num_timesteps, Console())
     keeper = Keeper(folder, display, config.checkpoint_every, with_replay=getattr(config, "save_replay_buffer", False))
-    with keeper.obeying_signals():
+    with obeying_signals(keeper.stop):
         try:
             model.learn(left, callback=keeper, reset_num_timesteps=False, log_interval=1)
         except Exception:
