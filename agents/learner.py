@@ -1,6 +1,5 @@
 """What every learner for many rewards has: named objectives, an environment with a reward for each, and a combiner."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from dibs_rl.bargaining import DiBS
 from dibs_rl.combiners import AdvantageSum, combine, make_combiner, split_scalarisation
 from dibs_rl.diagnostics import describe_bargain
 from dibs_rl.envs import as_vector_env, normalization_of
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
 
 
@@ -167,8 +166,7 @@ def preference_vector(
         return None if preference is None else list(preference)
     if set(preference) != set(objectives):
         unknown = [name for name in preference if name not in objectives]
-        near = difflib.get_close_matches(unknown[0], objectives, n=1) if unknown else []
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(unknown[0], objectives) if unknown else ""
         raise UserError(
             f"A preference by name has a weight for each of {', '.join(objectives)}; found {', '.join(preference)}.{hint}"
         )

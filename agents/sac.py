@@ -14,7 +14,7 @@ from dibs_rl.agents.records import Log
 from dibs_rl.agents.sac_policies import CnnSACPolicy, MlpSACPolicy, MultiInputSACPolicy, VectorQ, VectorSAC
 from dibs_rl.errors import UserError
 from dibs_rl.gradients import objective_jacobian, write_gradient
-from dibs_rl.losses import ensemble_losses, sac_policy_losses
+from dibs_rl.losses import ensemble_losses, own_weights, sac_policy_losses
 from dibs_rl.replay import Transitions
 from dibs_rl.returns import td_targets
 
@@ -132,7 +132,8 @@ class DiBSSAC(VectorOffPolicy, SAC):
         """One step of the policy along the combined gradient; the entropy's is added after combining."""
         values, slopes = self.critic.slopes(batch.obs, actions)
         if batch.active is not None:
-            values, slopes = _of_own(values, slopes, batch.active)
+            weights = own_weights(batch.active)
+            values, slopes = values * weights, slopes * weights.unsqueeze(2)
         self._log["q_value"].append(self.critic.ensemble.unnormalise(values.mean(dim=1)))
         losses = sac_policy_losses(actions, *self._counted(values, slopes))
         parameters = self.policy.policy_parameters()
@@ -154,13 +155,3 @@ class DiBSSAC(VectorOffPolicy, SAC):
             return values * voting.unsqueeze(1), slopes * voting.view(-1, 1, 1)
         weights = self._sum.weights_in(units)
         return (weights @ values).unsqueeze(0), torch.tensordot(weights, slopes, dims=1).unsqueeze(0)
-
-
-def _of_own(values: Tensor, slopes: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-    """Values `[m, b]` and slopes `[m, b, a]` that are 0 where the sample is not of the objective, `[b, m]`.
-
-    Those that are left are multiplied such that the mean over the batch is the one over the objective's own samples.
-    """
-    own = active.t()
-    weights = own.to(values.dtype) * (own.shape[1] / own.sum(dim=1, keepdim=True).clamp(min=1))
-    return values * weights, slopes * weights.unsqueeze(2)

@@ -4,7 +4,6 @@ Each field's docstring is its help text on the command line.
 """
 
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import pydantic
 import yaml
 from pydantic import Field
 
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 
 CONFIGS = Path(__file__).parent / "configs"
 _NOT_SAVED = {"config", "resume", "out", "study"}
@@ -257,8 +256,7 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
     names = [field.name for field in dataclasses.fields(cls)]
     for key in settings:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(str(key), names)
             raise UserError(f"Unknown key {key!r} in {source}.{hint} The keys are {', '.join(names)}.")
     plain = {**settings, **{key: by_objective_text(settings.get(key)) for key in BY_OBJECTIVE}}
     try:

@@ -102,9 +102,14 @@ def ensemble_losses(predictions: Tensor, targets: Tensor, active: Tensor | None 
     """
     squares = (predictions - targets.unsqueeze(1)).square()
     if active is not None:
-        own = active.t()
-        squares = squares * (own * (active.shape[0] / own.sum(dim=1, keepdim=True).clamp(min=1))).unsqueeze(1)
+        squares = squares * own_weights(active).unsqueeze(1)
     return 0.5 * squares.mean(dim=2).sum(dim=1)
+
+
+def own_weights(active: Tensor) -> Tensor:
+    """Weights `[m, b]` that make a mean over the batch one over each objective's own samples, `active [b, m]` bool."""
+    own = active.t()
+    return own * (own.shape[1] / own.sum(dim=1, keepdim=True).clamp(min=1))
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:

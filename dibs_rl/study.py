@@ -4,7 +4,6 @@ Every arm has the same settings, those that are shipped for the environment, but
 """
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import yaml
 
 from dibs_rl import arms, conditions
 from dibs_rl.config import CONFIGS, Count, RunConfig, Seed, load_yaml, shipped_file, validated
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import atomic_write
 
 STUDIES = CONFIGS / "studies"
@@ -111,8 +110,7 @@ def validated_study(settings: Mapping[str, Any], source: str) -> Study:
     names = [part.name for part in dataclasses.fields(Study)]
     for key in settings:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(str(key), names)
             raise UserError(f"Unknown key {key!r} in {source}.{hint} The keys are {', '.join(names)}.")
     named = {key: by_name(settings[key], key, source) for key in NAMED if key in settings}
     try:

@@ -93,9 +93,8 @@ class WarpVecEnv(RulesVecEnv):
         self._worlds.advance()
 
     def _start_episodes(self, done: Tensor) -> None:
-        self._worlds.reset(
-            done, *self._rules.start(self._model, self._noise)
-        )  # drawn for all worlds, with no branch on `done`
+        # Drawn for all worlds, with no branch on `done`.
+        self._worlds.reset(done, *self._rules.start(self._model, self._noise))
 
     def _observe(self, worlds: Tensor | None = None) -> Tensor:
         return super()._observe(worlds).double()  # as the observation space says
