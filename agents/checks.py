@@ -65,6 +65,6 @@ def check_parameters(policy: nn.Module, steps: int) -> None:
         NonFiniteError: If one is NaN or infinite; it names the step.
     """
     log_std = getattr(policy, "log_std", None)
-    std = log_std.exp() if isinstance(log_std, Tensor) else torch.ones(())
-    if not all(torch.isfinite(part).all() for part in (std, *policy.parameters())):
+    std = [log_std.exp()] if isinstance(log_std, Tensor) else []
+    if not torch.stack([torch.isfinite(part).all() for part in (*std, *policy.parameters())]).all():
         raise NonFiniteError(f"Training has diverged: a parameter is not finite after {steps} steps.")

@@ -45,7 +45,7 @@ class GaussianHead(Head):
 
     def sample(self) -> Tensor:
         """See `Head`."""
-        return torch.normal(torch.zeros_like(self._mean), torch.ones_like(self._mean)).mul_(self._std).add_(self._mean)
+        return torch.randn_like(self._mean).mul_(self._std).add_(self._mean)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """See `Head`."""
@@ -75,7 +75,8 @@ class CategoricalHead(Head):
 
     def sample(self) -> Tensor:
         """See `Head`."""
-        return torch.multinomial(self._p, 1, replacement=True).squeeze(1)
+        # As torch.multinomial does it, which would wait for a GPU to look whether these are probabilities.
+        return (self._p / torch.empty_like(self._p).exponential_()).argmax(dim=1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """See `Head`."""

@@ -115,6 +115,7 @@ class VectorOffPolicy(VectorLearner, OffPolicyAlgorithm):
         new_obs, rewards, dones, infos = step.obs, step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
         if dones.any():
             check_observations(step.final_obs, self.num_timesteps // env.num_envs)
+            self._note_successes(env)
             self._note_endings(env)
         callback.update_locals(locals())
         go_on = callback.on_step()

@@ -7,6 +7,7 @@ from stable_baselines3.common.preprocessing import is_image_space, preprocess_ob
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
+from dibs_rl import sync
 from dibs_rl.agents.heads import CategoricalHead, GaussianHead, Head
 from dibs_rl.agents.policies import MlpPolicy, NormalisedExtractor, VectorCritic
 from dibs_rl.gradients import flat_gradient
@@ -49,7 +50,7 @@ class PerceptronEngine:
         actions = head.sample()
         log_prob = head.log_prob(actions)
         actions = actions.reshape((-1, *(self._policy.action_space.shape or ())))
-        if not log_prob.isfinite().all():
+        if not sync.waits(log_prob.device) and not log_prob.isfinite().all():
             raise ValueError("The policy's log probabilities are not finite.")
         return actions, log_prob
 

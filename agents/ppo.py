@@ -6,10 +6,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.ppo import PPO
 from torch import Tensor
 
-from dibs_rl import ranks
 from dibs_rl.agents.on_policy import POLICIES, VectorOnPolicy
 from dibs_rl.agents.policies import VectorCritic
-from dibs_rl.agents.records import Log
 from dibs_rl.agents.update import Every
 from dibs_rl.buffers import Minibatch
 from dibs_rl.errors import UserError
@@ -61,10 +59,8 @@ class DiBSPPO(VectorOnPolicy, PPO):
     def _clip_range_now(self) -> float:
         return self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
 
-    def _may_go_on(self, log_ratio: Tensor, log: Log) -> bool:
-        kl = approximate_kl(log_ratio)
-        log["approx_kl"].append(kl)
-        return self.target_kl is None or ranks.mean(kl).item() <= 1.5 * self.target_kl
+    def _divergence(self, log_ratio: Tensor) -> Tensor:
+        return approximate_kl(log_ratio)
 
     def train(self) -> None:
         """Updates policy and critic on the rollout; logs the clip range beside what every learner logs."""

@@ -2,11 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, MutableMapping, MutableSequence
+from itertools import islice
 from typing import Any
 
 import torch
 
-from dibs_rl import ranks
+from dibs_rl import ranks, sync
 from dibs_rl.agents.objective_log import ObjectiveLog
 from dibs_rl.diagnostics import Bargain, summarise
 from dibs_rl.vec_env import VectorRewardVecEnv
@@ -32,11 +33,16 @@ class Records(ObjectiveLog):
         """Names of the gradients that are combined."""
 
     def _note_endings(self, env: VectorRewardVecEnv) -> None:
-        """Keeps the statistics of the episodes that ended, as SB3 does."""
+        """Keeps the statistics of the episodes that ended since the last time, as SB3 does."""
         returns, lengths = env.pop_episodes()
         pairs = zip(returns.cpu().numpy(), lengths.tolist(), strict=True)
-        endings = [{"r": total, "l": length} for total, length in pairs]
-        successes = [info["is_success"] for info in env.own_infos.values() if info.get("is_success") is not None]
+        self._note([{"r": total, "l": length} for total, length in pairs], [])
+
+    def _note_successes(self, env: VectorRewardVecEnv) -> None:
+        """Keeps what the infos of the worlds whose episode ended in the last step say of its success."""
+        self._note([], [info["is_success"] for info in env.own_infos.values() if info.get("is_success") is not None])
+
+    def _note(self, endings: list[dict[str, Any]], successes: list[Any]) -> None:
         self._keep(endings, successes)
         if ranks.number() > 1:
             self._unshared.append((endings, successes))
@@ -56,11 +62,14 @@ class Records(ObjectiveLog):
 
     def _record_updates(self, log: Log) -> None:
         """Averages what updates collected and hands it to the logger, by the objectives' names."""
+        waits = sync.waits(self.device)
+        log = _on_host(log) if waits else log
+        average = torch.nanmean if waits else torch.mean  # what was masked there is NaN
         bargains: MutableSequence[Bargain] = log.pop("bargain", [])
         for key, value in summarise(bargains, self._rows).items() if bargains else ():
             self.logger.record(f"train/{key}", value)
         for key, values in log.items():
-            mean = torch.stack(list(values)).mean(dim=0)
+            mean = average(torch.stack(list(values)), dim=0)
             if mean.dim() == 0:
                 self.logger.record(f"train/{key}", mean.item())
                 continue
@@ -68,3 +77,13 @@ class Records(ObjectiveLog):
             for name, value in zip(names, mean.tolist(), strict=True):
                 self.logger.record(f"train/{key}/{name}", value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+
+def _on_host(log: Log) -> Log:
+    """The log on the processor, brought there in one transfer."""
+    parts = {key: [value if isinstance(value, Bargain) else (value,) for value in values] for key, values in log.items()}
+    found = iter(sync.read([tensor for values in parts.values() for value in values for tensor in value]))
+    return {
+        key: [Bargain(*islice(found, len(value))) if isinstance(value, Bargain) else next(found) for value in values]
+        for key, values in parts.items()
+    }

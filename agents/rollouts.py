@@ -7,7 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
-from dibs_rl import ranks
+from dibs_rl import ranks, sync
 from dibs_rl.agents.checks import check_objectives, check_observations, check_rewards
 from dibs_rl.agents.engines import Engine, engine_of
 from dibs_rl.agents.learner import VectorLearner
@@ -15,7 +15,7 @@ from dibs_rl.agents.policies import VectorCritic
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.buffers import VectorRolloutBuffer, chunks
 from dibs_rl.returns import generalized_advantages
-from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv, as_array, map_obs
 
 
 class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
@@ -47,9 +47,11 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
         engine = engine_of(self.policy)
         callback.on_rollout_start()
         with torch_threads(1 if engine.small else torch.get_num_threads()):
-            if not self._fill(rollout_buffer, engine, env, callback, n_rollout_steps):
+            go_on = self._fill(rollout_buffer, engine, env, callback, n_rollout_steps)
+            self._note_endings(env)
+            if not go_on:
                 return False
-            self._check_rewards(rollout_buffer)
+            self._check_rollout(rollout_buffer)
             self._compute_advantages(rollout_buffer, engine, self._to_device(self._last_obs))
             self._share_endings()
         callback.update_locals(locals())
@@ -64,7 +66,10 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
         callback: BaseCallback,
         n_rollout_steps: int,
     ) -> bool:
-        """Acts and steps; False if a callback stopped it. Callbacks see its local variables under SB3's names."""
+        """Acts and steps; False if a callback stopped it. Callbacks see its local variables under SB3's names.
+
+        Nobody waits for a GPU here, unless a callback looks.
+        """
         obs = self._to_device(self._last_obs)
         for t in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
@@ -74,8 +79,9 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
             step = env.step_tensors(self._inside_action_space(actions))
             rollout_buffer.add_outcome(step)
             self.num_timesteps += env.num_envs * ranks.number()
-            new_obs, rewards, dones, infos = step.obs, step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
-            if dones.any():
+            new_obs, rewards, dones, infos = step.obs, step.reward, as_array(step.done), env.lazy_infos(step)
+            self._note_successes(env)
+            if not sync.waits(env.device) and dones.any():
                 self._note_endings(env)
             callback.update_locals(locals())
             obs = self._to_device(new_obs)
@@ -98,6 +104,15 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
     def _check_rewards(self, buffer: VectorRolloutBuffer) -> None:
         first_step = self._steps_of_a_world - buffer.pos
         check_rewards(buffer.rewards[: buffer.pos], self.objectives, first_step)
+
+    def _check_rollout(self, buffer: VectorRolloutBuffer) -> None:
+        """Looks for numbers that are not finite; on a GPU also for those of `_act`, which looks at every step elsewhere."""
+        self._check_rewards(buffer)
+        if sync.waits(buffer.device) and not buffer.log_probs[: buffer.pos].isfinite().all():
+            for t in range(buffer.pos):
+                obs = map_obs(lambda stored, t=t: stored[t], buffer.obs)
+                check_observations(obs, self._steps_of_a_world - buffer.pos + t)
+            raise ValueError("The policy's log probabilities are not finite.")
 
     @property
     def _steps_of_a_world(self) -> int:

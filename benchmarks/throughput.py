@@ -27,17 +27,25 @@ SHIPPED = f"DiBS-PPO, {ENVS[1]}, batch, its configuration's 5 epochs"
 
 
 class Clock:
-    """Adds up the seconds that calls of a function take."""
+    """Adds up the seconds that calls of a function take.
 
-    def __init__(self, owner: Any, name: str) -> None:
+    Args:
+        owner: Whose function it is.
+        name: The function's name.
+        wait: Called before each look at the time: waits for a device.
+    """
+
+    def __init__(self, owner: Any, name: str, wait: Callable[[], Any] = lambda: None) -> None:
         self.seconds = 0.0
         call: Callable = getattr(owner, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
+            wait()
             start = time.perf_counter()
             try:
                 return call(*args, **kwargs)
             finally:
+                wait()
                 self.seconds += time.perf_counter() - start
 
         setattr(owner, name, timed)
@@ -118,40 +126,48 @@ RATIOS = [  # (what, over what, what it must be)
 ]
 
 
+def mixed(inner: Any, objectives: int) -> Any:
+    """An environment whose m rewards are random mixtures of another's."""
+    import torch
+
+    from dibs_rl.vec_env import VectorRewardVecEnv
+
+    class Mixed(VectorRewardVecEnv):
+        backend = inner.backend
+
+        def __init__(self) -> None:
+            draw = torch.randn(inner.reward_dim, objectives, generator=torch.Generator().manual_seed(0))
+            self.mixture = draw.to(inner.device)
+            names = [f"mixture_{i}" for i in range(objectives)]
+            super().__init__(inner.num_envs, inner.observation_space, inner.action_space, names, inner.device)
+
+        def _reset_worlds(self, seeds, options):
+            return inner.reset_tensors()
+
+        def _step_worlds(self, actions):
+            step = inner.step_tensors(actions)
+            return step._replace(reward=step.reward @ self.mixture)
+
+        def get_attr(self, attr_name, indices=None):
+            return inner.get_attr(attr_name, indices)
+
+        def close(self) -> None: ...
+
+        set_attr = env_method = env_is_wrapped = None
+
+    return Mixed()
+
+
 def synthetic(objectives: int, hidden: int = 64, worlds: int = WORLDS) -> Any:
     """A learner on mo-halfcheetah-v5 whose rewards are random mixtures of its two, with one rollout in its buffer."""
     import torch
 
     from dibs_rl.agents import DiBSPPO
     from dibs_rl.envs import make
-    from dibs_rl.vec_env import VectorRewardVecEnv
-
-    class Mixed(VectorRewardVecEnv):
-        backend = "batch"
-
-        def __init__(self) -> None:
-            self.env = make("mo-halfcheetah-v5", worlds)
-            self.mixture = torch.randn(2, objectives, generator=torch.Generator().manual_seed(0))
-            names = [f"mixture_{i}" for i in range(objectives)]
-            super().__init__(worlds, self.env.observation_space, self.env.action_space, names)
-
-        def _reset_worlds(self, seeds, options):
-            return self.env.reset_tensors()
-
-        def _step_worlds(self, actions):
-            step = self.env.step_tensors(actions)
-            return step._replace(reward=step.reward @ self.mixture)
-
-        def get_attr(self, attr_name, indices=None):
-            return self.env.get_attr(attr_name, indices)
-
-        def close(self) -> None: ...
-
-        set_attr = env_method = env_is_wrapped = None
 
     torch.set_num_threads(2)
     layers = {"net_arch": [hidden, hidden]}
-    env = Mixed()
+    env = mixed(make("mo-halfcheetah-v5", worlds), objectives)
     model = DiBSPPO(
         "MlpPolicy", env, n_steps=STEPS, batch_size=BATCH, n_epochs=EPOCHS, policy_kwargs=layers, seed=0, device="cpu"
     )

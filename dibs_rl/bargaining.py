@@ -3,6 +3,8 @@
 Everything here is algebra on the cosine matrix of the objectives' gradients. Gradient lengths are divided out once, in
 `unit_rows`, and loss values never enter: that is where the invariance to reward scale comes from.
 
+On a GPU nothing here waits for it: nobody looks whether numbers are finite there, and from one that is not come only NaNs.
+
 Papers:
     DiBS: "Cooperative Bargaining Games Without Utilities: Mediated Solutions from Direction Oracles", arXiv 2505.14817.
     DiBS-MTL: "Monotonic Transformation Invariant Multi-task Learning", arXiv 2509.23948.
@@ -19,6 +21,7 @@ from torch import Tensor
 from torchjd.aggregation import WeightedAggregator, Weighting
 from torchjd.linalg import Matrix, PSDMatrix
 
+from dibs_rl import sync
 from dibs_rl.errors import NonFiniteError, UserError
 from dibs_rl.units import unit_power
 
@@ -50,10 +53,10 @@ def dibs_weights(
 
     Raises:
         UserError: If a shape, `steps`, a preference or a distance is not as said above.
-        NonFiniteError: If `cosine` holds a NaN or an infinity.
+        NonFiniteError: If `cosine` holds a NaN or an infinity (on the processor).
     """
     q = _checked_cosine(cosine)
-    preference = _preference_beside(q, preference)
+    preference = None if preference is None else _beside(q, positive_weights(preference, q.shape[-1]))
     play: Callable[..., Array] = partial(_local_game, preference=preference, steps=_checked_steps(steps))
     games: tuple[Array, ...] = (q,)
     if distances is not None:
@@ -100,11 +103,11 @@ def check_finite(jacobian: Tensor, objectives: Sequence[str] | None = None) -> T
     """The largest absolute value in each row of the Jacobian, `[m]`.
 
     Raises:
-        NonFiniteError: If a row holds a NaN or an infinity; it names the objectives.
+        NonFiniteError: If a row holds a NaN or an infinity (on the processor); it names the objectives.
     """
     largest = jacobian.abs().amax(dim=1) if jacobian.shape[1] else jacobian.new_zeros(len(jacobian))
     finite = torch.isfinite(largest)
-    if finite.all():
+    if sync.waits(largest.device) or finite.all():
         return largest
     bad = [i for i, good in enumerate(finite.tolist()) if not good]
     named = objectives is not None and len(objectives) == len(finite)
@@ -124,7 +127,7 @@ def unit_rows(jacobian: Tensor, objectives: Sequence[str] | None = None) -> tupl
         changes its unit row in no bit.
 
     Raises:
-        NonFiniteError: If a row holds a NaN or an infinity; it names the objectives.
+        NonFiniteError: If a row holds a NaN or an infinity (on the processor); it names the objectives.
     """
     scaled, shrink = _near_one(jacobian, objectives)
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
@@ -169,7 +172,9 @@ class DiBSWeighting(Weighting[PSDMatrix]):
         """The same in float64, for a Gramian that is known to be finite."""
         divisor = _positive_or_one(gramian.diagonal() ** 0.5)
         cosine = gramian / divisor / divisor[:, None]
-        preference = _preference_beside(cosine, self.preference)
+        if self.preference is not None:
+            self.preference = self.preference.to(cosine.device)  # once: it stays there
+        preference = _beside(cosine, self.preference)
         if self.distances is None:
             return _local_game(cosine, preference, self.steps) / divisor
         return _anchored_game(cosine, _checked_distances(self.distances, cosine), preference) / divisor
@@ -191,7 +196,7 @@ class _JacobianWeighting(Weighting[Matrix]):
         if rows.dtype == jacobian.dtype:
             rows, shrink = _near_one(rows, self.objectives)
         gramian = _array(rows @ rows.T)
-        if not math.isfinite(sum(gramian.diagonal().tolist())):
+        if not sync.waits(jacobian.device) and not math.isfinite(sum(gramian.diagonal().tolist())):
             check_finite(jacobian, self.objectives)  # it is not, and this says whose
         weights = _tensor(self.game.weigh(gramian))
         return (weights if shrink is None else weights * shrink.squeeze(1)).to(jacobian.dtype)
@@ -209,7 +214,8 @@ class DiBS(WeightedAggregator):
         objectives: Names of the rows, for error messages.
 
     Raises:
-        NonFiniteError: When called on a Jacobian with a NaN or infinite entry.
+        NonFiniteError: When called on a Jacobian with a NaN or infinite entry, on the processor. On a GPU, which nobody
+            waits for, all of the direction is NaN then.
 
     Example:
         >>> import torch
@@ -232,9 +238,10 @@ class DiBS(WeightedAggregator):
             with torch.autocast(jacobian.device.type, enabled=False):
                 return self.forward(jacobian)
         weights = self.weighting(jacobian)  # called as a module: TorchJD reads the weights with a hook on it
-        if math.isfinite(sum(weights.tolist())):
+        if not sync.waits(jacobian.device) and math.isfinite(sum(weights.tolist())):
             return weights @ jacobian
-        units, _ = unit_rows(jacobian, self.objectives)  # a row so small that its weight overflows
+        # Right also for a row so small that its weight overflows; where nobody looks if there is one, taken always.
+        units, _ = unit_rows(jacobian, self.objectives)
         return self.gramian_weighting(cosines(units)).to(units.dtype) @ units
 
     @property
@@ -268,17 +275,19 @@ def positive_weights(preference: Tensor | Sequence[float], m: int | None = None,
 
 def _array(matrix: Tensor) -> Array:
     """A float64 matrix for the algebra above; a stack of them stays a tensor everywhere, for `torch.vmap`."""
-    return matrix.numpy() if matrix.dim() == 2 and matrix.device.type == "cpu" else matrix
+    return matrix if matrix.dim() > 2 or sync.waits(matrix.device) else matrix.numpy()
 
 
 def _tensor(array: Array) -> Tensor:
     return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
-def _preference_beside(cosine: Array, preference: Preference) -> Array | None:
-    if preference is None:
+def _beside(cosine: Array, weights: Tensor | None) -> Array | None:
+    """Checked preference weights, as what the cosines are and where they are."""
+    if weights is None:
         return None
-    weights = positive_weights(preference, cosine.shape[-1])
+    if len(weights) != cosine.shape[-1]:
+        positive_weights(weights, cosine.shape[-1])  # says so
     return weights.to(cosine.device) if isinstance(cosine, Tensor) else weights.numpy()
 
 
@@ -298,7 +307,7 @@ def _checked_cosine(cosine: Tensor) -> Array:
     if len(shape) < 2 or shape[-1] != shape[-2] or not shape[-1]:
         raise UserError(f"The cosine matrix has shape [m, m] with m >= 1; found {list(shape)}.")
     q = _array(cosine.detach().double())
-    if not math.isfinite(abs(q).sum()):
+    if not sync.waits(cosine.device) and not math.isfinite(abs(q).sum()):
         raise NonFiniteError("The cosine matrix must be finite; found NaN or infinity.")
     return q
 
@@ -307,6 +316,6 @@ def _checked_distances(distances: Tensor | Sequence[float], cosine: Array) -> Ar
     d = torch.as_tensor(distances, dtype=torch.float64, device=cosine.device).detach()
     if d.shape != cosine.shape[:-1]:
         raise UserError(f"One distance for each of the {cosine.shape[-1]} objectives; found {d.numel()}.")
-    if not (torch.isfinite(d).all() and (d >= 0).all()):
+    if not sync.waits(d.device) and not (torch.isfinite(d).all() and (d >= 0).all()):
         raise UserError(f"Distances are finite and not negative; found {d.tolist()}.")
     return d if isinstance(cosine, Tensor) else d.numpy()

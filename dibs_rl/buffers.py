@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from dibs_rl import sync
 from dibs_rl.vec_env import Obs, Step, map_obs
 
 _CHUNK_ENTRIES = 2**24  # observation entries that go through a network at once: 64 MiB in float32
@@ -63,6 +64,8 @@ class VectorRolloutBuffer:
         self.device = torch.device(device)
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.obs = observation_storage(observation_space, self._storage)
+        # On a GPU nobody looks which episodes were cut off: the observations that every step led to are kept.
+        self._all_final_obs = observation_storage(observation_space, self._storage) if sync.waits(self.device) else None
         categories = isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete)
         self.actions = self._storage(*(action_space.shape or ()), dtype=torch.int64 if categories else torch.float32)
         self.log_probs = self._storage()
@@ -95,7 +98,9 @@ class VectorRolloutBuffer:
         self.terminated[self.pos].copy_(step.terminated)
         self.truncated[self.pos].copy_(step.truncated)
         cut_off = step.truncated & ~step.terminated
-        if cut_off.any():
+        if self._all_final_obs is not None:
+            map_obs(lambda stored, new: stored[self.pos].copy_(new), self._all_final_obs, step.final_obs)
+        elif cut_off.any():
             self._final_obs.append(map_obs(lambda obs: obs[cut_off].clone(), step.final_obs))
         self.pos += 1
 
@@ -105,7 +110,12 @@ class VectorRolloutBuffer:
         return self.buffer_size * self.n_envs
 
     def truncated_obs(self) -> Obs | None:
-        """The last observations `[k, ...]` of the k truncated episodes, in order of step and world; None if k = 0."""
+        """The last observations `[k, ...]` of the k truncated episodes, in order of step and world; None if k = 0.
+
+        On a GPU the observations that all T * n steps led to, `[T * n, ...]`: which are wanted is not looked at.
+        """
+        if self._all_final_obs is not None:
+            return self.flat(self._all_final_obs)
         return map_obs(lambda *parts: torch.cat(parts), *self._final_obs) if self._final_obs else None
 
     def next_values(self, values: Tensor, last_values: Tensor, truncated_values: Tensor | None) -> Tensor:
@@ -114,11 +124,14 @@ class VectorRolloutBuffer:
         Args:
             values: Values of the stored observations, `[T, n, m]`.
             last_values: Values of the observations after the last step, `[n, m]`.
-            truncated_values: Values of `truncated_obs()`, `[k, m]`.
+            truncated_values: Values of `truncated_obs()`, `[k, m]` or `[T * n, m]`.
         """
         following = torch.cat([values[1:], last_values.unsqueeze(0)])
+        cut_off = self.truncated & ~self.terminated
+        if truncated_values is not None and self._all_final_obs is not None:
+            return torch.where(cut_off.unsqueeze(-1), truncated_values.view_as(following), following)
         if truncated_values is not None:
-            following[self.truncated & ~self.terminated] = truncated_values
+            following[cut_off] = truncated_values
         return following
 
     def flat(self, tensor: Obs) -> Obs:
@@ -128,10 +141,11 @@ class VectorRolloutBuffer:
     def indices(self, size: int) -> Iterator[Tensor]:
         """Deals the rollout's samples out at random, `size` at a time; the last may be fewer.
 
-        The order comes from numpy's global generator, as in SB3's buffers.
+        The order comes from numpy's global generator, as in SB3's buffers; on a GPU from the GPU's own.
         """
-        order = torch.from_numpy(np.random.permutation(self.size)).to(self.device)
-        return iter(order.split(size))
+        if sync.waits(self.device):
+            return iter(torch.randperm(self.size, device=self.device).split(size))
+        return iter(torch.from_numpy(np.random.permutation(self.size)).split(size))
 
     def whole(self, policy_advantages: Tensor, value_targets: Tensor) -> Minibatch:
         """The whole rollout, in order, as one batch of views."""

@@ -61,7 +61,10 @@ class AdvantageSum(Aggregator):
     def _weights(self, like: Tensor, m: int) -> Tensor:
         if self.preference is None:
             return like.new_ones(m)
-        return positive_weights(self.preference, m).to(like)
+        if len(self.preference) != m:
+            positive_weights(self.preference, m)  # says so
+        self.preference = self.preference.to(like.device)  # once: it stays there
+        return self.preference.to(like.dtype)
 
 
 class _NashMTLWeighting(Weighting[Matrix]):

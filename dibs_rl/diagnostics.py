@@ -40,7 +40,7 @@ def describe_bargain(
         objectives: Names of the rows.
 
     Raises:
-        NonFiniteError: If a gradient is not finite; it names the objective.
+        NonFiniteError: If a gradient is not finite (on the processor); it names the objective.
     """
     units, norms = unit_rows(jacobian, objectives)
     toward = units @ unit_rows(direction.unsqueeze(0), ("the direction",))[0].squeeze(0)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dibs_rl import ranks
-from dibs_rl.returns import own_samples
+from dibs_rl import ranks, sync
+from dibs_rl.returns import own_moments, own_samples
 
 
 class Moments(NamedTuple):
@@ -50,6 +50,9 @@ def _moments_of(targets: Tensor, active: Tensor | None) -> tuple[Tensor, Tensor,
     if active is None:
         count = torch.full_like(targets[0], len(targets))
         count, mean, variance = ranks.moments(count, targets.mean(dim=0), targets.var(dim=0, correction=0))
+        return mean, variance, count > 0
+    if sync.waits(active.device):
+        count, mean, variance = ranks.moments(*own_moments(targets, active))
         return mean, variance, count > 0
     own = [part if len(part) else part.new_zeros(1, 1) for part in own_samples(targets, active)]
     mean, variance = (torch.cat([moment(part) for part in own]) for moment in (_mean, _variance))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dibs_rl import ranks
+from dibs_rl import ranks, sync
 from dibs_rl.units import unit_power
 
 
@@ -62,6 +62,22 @@ def own_samples(columns: Tensor, active: Tensor) -> list[Tensor]:
     return [columns[active[:, i], i].unsqueeze(1) for i in range(columns.shape[1])]
 
 
+def own_moments(columns: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and variance (divided by the number) of the samples of each column of `[N, k]` that count for it.
+
+    What `own_samples` would say, without a look at how many there are; the last two are 0 where there is none.
+
+    Args:
+        columns: Values of k objectives.
+        active: Which of them count, `[N, k]` bool.
+    """
+    count = active.sum(dim=0).to(columns.dtype)
+    at_least_one = count.clamp(min=1)
+    mean = torch.where(active, columns, 0.0).sum(dim=0) / at_least_one
+    variance = torch.where(active, columns - mean, 0.0).square().sum(dim=0) / at_least_one
+    return count, mean, variance
+
+
 def explained_variances(targets: Tensor, residuals: Tensor, active: Tensor | None = None) -> Tensor:
     """Share of the variance of the value targets that the critic foresaw, `[..., m]` twice to `[m]`; NaN where there is none.
 
@@ -70,13 +86,20 @@ def explained_variances(targets: Tensor, residuals: Tensor, active: Tensor | Non
         residuals: Targets minus predictions, which are the advantages.
         active: Which samples count for which objective, `[..., m]` bool; all if not given.
     """
-    if active is not None:
+    if active is not None and not sync.waits(active.device):
         own = zip(own_samples(targets, active), own_samples(residuals, active), strict=True)
         return torch.cat([explained_variances(target, residual) for target, residual in own])
     targets, residuals = targets.flatten(0, -2), residuals.flatten(0, -2)
+    if active is not None:
+        active = active.flatten(0, -2)
+        targets, residuals = torch.where(active, targets, 0.0), torch.where(active, residuals, 0.0)
     units = unit_power(torch.maximum(targets.abs().amax(dim=0), residuals.abs().amax(dim=0)))
-    spread, unforeseen = (targets * units).var(dim=0, correction=0), (residuals * units).var(dim=0, correction=0)
+    spread, unforeseen = (_variances(values * units, active) for values in (targets, residuals))
     return torch.where(spread > 0, 1 - unforeseen / spread, torch.nan)
+
+
+def _variances(columns: Tensor, active: Tensor | None) -> Tensor:
+    return columns.var(dim=0, correction=0) if active is None else own_moments(columns, active)[2]
 
 
 def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tensor:
@@ -90,6 +113,8 @@ def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tenso
         advantages: `[N, k]`.
         active: Which samples count for which column, `[N, k]` bool; the others become zero. All count if not given.
     """
+    if active is not None and sync.waits(active.device):
+        return _normalise_own(advantages, active)
     if active is not None:
         normalised = torch.zeros_like(advantages)
         for i, own in enumerate(own_samples(advantages, active)):
@@ -102,6 +127,21 @@ def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tenso
     units = unit_power(largest)
     advantages = advantages * units
     std, mean = ranks.std_mean(advantages)
-    rounding = 8 * torch.finfo(advantages.dtype).eps * (largest * units)
+    return _standardise(advantages, mean, std, largest * units)
+
+
+def _standardise(columns: Tensor, mean: Tensor, std: Tensor, largest: Tensor) -> Tensor:
+    rounding = 8 * torch.finfo(columns.dtype).eps * largest
     varies = std > rounding
-    return torch.where(varies, (advantages - mean) / torch.where(varies, std, torch.ones_like(std)), 0.0)
+    return torch.where(varies, (columns - mean) / torch.where(varies, std, torch.ones_like(std)), 0.0)
+
+
+def _normalise_own(advantages: Tensor, active: Tensor) -> Tensor:
+    """`normalise_columns` of each column's own samples, without a look at how many there are."""
+    own = torch.where(active, advantages, 0.0)
+    largest = ranks.largest(own.abs().amax(dim=0))
+    units = unit_power(largest)
+    own = own * units
+    count, mean, variance = ranks.moments(*own_moments(own, active))
+    std = (variance * count / (count - 1).clamp(min=1)).sqrt()
+    return torch.where(active, _standardise(own, mean, std, largest * units), 0.0)

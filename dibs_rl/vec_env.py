@@ -7,6 +7,7 @@ use `step_tensors`, which builds no dictionary per world. The numpy interface of
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,10 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from dibs_rl import sync
+
 _KEPT_ENDINGS = 4096  # steps whose finished episodes wait for pop_episodes(), if nobody calls it
+_KEPT_ROWS = 2**24  # of these steps, where all their worlds are kept
 Obs = Tensor | dict[str, Tensor]
 RewardTransform = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From rewards `[n, m]`, the episodes' returns up to and with them `[n, m]` (float64) and whether the episode ended `[n]`, to
@@ -43,6 +47,24 @@ class Step(NamedTuple):
     def done(self) -> Tensor:
         """Whether an episode ended, `[n]` bool."""
         return self.terminated | self.truncated
+
+
+class Endings(NamedTuple):
+    """Episodes that have ended: of all rows those that are marked, or every row where there are no marks.
+
+    Attributes:
+        returns: `[k, m]`, float64.
+        lengths: Steps, `[k]`.
+        ended: The marks, `[k]` bool; None for every row.
+    """
+
+    returns: Tensor
+    lengths: Tensor
+    ended: Tensor | None = None
+
+    def picked(self) -> tuple[Tensor, Tensor]:
+        """Returns and lengths of those that ended."""
+        return (self.returns, self.lengths) if self.ended is None else (self.returns[self.ended], self.lengths[self.ended])
 
 
 def map_obs(function: Callable[..., Any], *observations: Any) -> Any:
@@ -88,8 +110,9 @@ class VectorRewardVecEnv(VecEnv):
         super().__init__(num_envs, observation_space, action_space)
         self._episode_return = torch.zeros(num_envs, self.reward_dim, dtype=torch.float64, device=self.device)
         self._episode_length = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
-        self._finished: deque[tuple[Tensor, Tensor]] = deque(maxlen=_KEPT_ENDINGS)
-        self._ended = self._episode_return[:0], self._episode_length[:0]
+        kept = max(1, min(_KEPT_ENDINGS, _KEPT_ROWS // num_envs)) if sync.waits(self.device) else _KEPT_ENDINGS
+        self._finished: deque[Endings] = deque(maxlen=kept)
+        self._ended: Endings | None = None
         self._actions: Tensor | None = None
         self.own_infos: dict[int, dict[str, Any]] = {}
 
@@ -131,37 +154,40 @@ class VectorRewardVecEnv(VecEnv):
         done = step.done
         if self.reward_transform is not None:
             step = step._replace(reward=self.reward_transform(step.reward, self._episode_return, done))
-        self._ended = self._episode_return[:0], self._episode_length[:0]
-        if done.any():
+        self._ended = None
+        if sync.waits(self.device) or done.any():
             self._ended = self._count_endings(done)
             self._finished.append(self._ended)
-            self._episode_return[done] = 0
-            self._episode_length[done] = 0
+            self._episode_return.masked_fill_(done.unsqueeze(1), 0)
+            self._episode_length.masked_fill_(done, 0)
         return step
 
-    def _count_endings(self, done: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns `[k, m]` and lengths `[k]` of the episodes that have just ended."""
-        returns = self._episode_return[done]
+    def _count_endings(self, done: Tensor) -> Endings:
+        """The episodes that have just ended, in order of world; on a GPU, where nobody looks which, all of them, marked."""
+        waits = sync.waits(self.device)
+        rows = slice(None) if waits else done
+        returns = self._episode_return[rows].clone()
         if self.active is not None:
-            returns = returns.masked_fill(~self.active[done], torch.nan)
-        return returns, self._episode_length[done]
+            returns.masked_fill_(~self.active[rows], torch.nan)
+        return Endings(returns, self._episode_length[rows].clone(), done if waits else None)
 
     def pop_episodes(self) -> tuple[Tensor, Tensor]:
         """Returns `[k, m]` and lengths `[k]` of the k episodes that ended since the last call (or reset).
 
-        A learner takes them at each step of its own environment. An objective that a world does not have is NaN.
+        A learner takes them as they come, or once a rollout on a GPU, which is waited for here. An objective that a world does
+        not have is NaN.
         """
         if not self._finished:
             return self._episode_return[:0], self._episode_length[:0]
-        returns, lengths = zip(*self._finished, strict=True)
+        returns, lengths, ended = zip(*self._finished, strict=True)
         self._finished.clear()
-        return torch.cat(returns), torch.cat(lengths)
+        return Endings(torch.cat(returns), torch.cat(lengths), None if ended[0] is None else torch.cat(ended)).picked()
 
     def episode_infos(self, step: Step) -> dict[int, dict[str, Any]]:
         """SB3's info of each world whose episode ended in a step just taken, by the world's number."""
-        returns, lengths = self._ended
-        if not len(lengths):
+        if self._ended is None:
             return {}
+        returns, lengths = self._ended.picked()
         ended = step.done.nonzero().flatten().tolist()
         return {
             i: {
@@ -178,8 +204,14 @@ class VectorRewardVecEnv(VecEnv):
         return list(self.lazy_infos(step))
 
     def lazy_infos(self, step: Step) -> Sequence[dict[str, Any]]:
-        """The same without a dictionary for each world: what callbacks of a learner see."""
-        return LazyInfos(self.num_envs, self.episode_infos(step))
+        """The same without a dictionary for each world: what callbacks of a learner see.
+
+        On a GPU they are made when one is asked for, which must be before the next step.
+        """
+        if sync.waits(self.device):
+            return LazyInfos(self.num_envs, lambda: self.episode_infos(step))
+        of_ended = self.episode_infos(step)
+        return LazyInfos(self.num_envs, lambda: of_ended)
 
     def _get_indices(self, indices: int | Iterable[int] | None) -> list[int]:
         """The numbers of the worlds meant: all of them where none is named; negative ones count from the end."""
@@ -210,11 +242,15 @@ class LazyInfos(Sequence):
 
     Args:
         num_envs: Worlds n.
-        of_ended: The infos of the worlds whose episode ended.
+        find: Gives the infos of the worlds whose episode ended.
     """
 
-    def __init__(self, num_envs: int, of_ended: dict[int, dict[str, Any]]) -> None:
-        self._num_envs, self._of_ended = num_envs, of_ended
+    def __init__(self, num_envs: int, find: Callable[[], dict[int, dict[str, Any]]]) -> None:
+        self._num_envs, self._find = num_envs, find
+
+    @cached_property
+    def _of_ended(self) -> dict[int, dict[str, Any]]:
+        return self._find()
 
     def __len__(self) -> int:
         return self._num_envs
@@ -224,6 +260,39 @@ class LazyInfos(Sequence):
         if isinstance(worlds, range):
             return [self._of_ended.get(i, {}) for i in worlds]
         return self._of_ended.get(worlds, {})
+
+
+class LazyArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """A tensor of a GPU for whoever expects a NumPy array: it is brought over when somebody looks at it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    @cached_property
+    def _array(self) -> np.ndarray:
+        return self._tensor.cpu().numpy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._array, dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return getattr(ufunc, method)(*(np.asarray(part) if part is self else part for part in inputs), **kwargs)
+
+    def __len__(self) -> int:
+        return len(self._tensor)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._array[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._array, name)
+
+
+def as_array(tensor: Tensor) -> Any:
+    """A tensor as a NumPy array, at once where that costs nothing, and else when it is looked at."""
+    return LazyArray(tensor) if sync.waits(tensor.device) else tensor.numpy()
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from dibs_rl import sync
 from dibs_rl.envs.scaling import transform_rewards
 from dibs_rl.envs.workers import LocalHost, WorkerHost
 from dibs_rl.envs.worlds import EnvFactory, Worlds, WorldSetup, array_views, local_arrays, shared_memory
@@ -101,7 +102,7 @@ class GymVecEnv(VectorRewardVecEnv):
         return self.env_method("render")
 
     def _tensors(self, arrays: Any) -> Any:
-        return map_obs(lambda array: torch.from_numpy(array).to(self.device), arrays)
+        return map_obs(lambda array: sync.send(torch.from_numpy(array), self.device), arrays)
 
     def _call_all(self, method: str, arguments: Sequence[tuple] | None = None) -> list[Any]:
         """Lets all hosts work at once, then gathers what they answer."""

@@ -8,6 +8,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from dibs_rl import sync
 from dibs_rl.envs.tasks import Rules
 from dibs_rl.envs.worlds import has_wrapper
 from dibs_rl.errors import UserError
@@ -89,7 +90,7 @@ class RulesVecEnv(VectorRewardVecEnv):
         self._start_episodes(done)
         self._elapsed.masked_fill_(done, 0)
         obs = self._next_obs(done, final_obs)
-        return Step(*(part.to(self.device) for part in (obs, reward, terminated, truncated, final_obs)))
+        return Step(*(sync.send(part, self.device) for part in (obs, reward, terminated, truncated, final_obs)))
 
     def _outcome(self, before: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Observations `[n, d]`, rewards `[n, m]` and terminations `[n]` after a step, of what was remembered before it."""

@@ -8,11 +8,12 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
+from dibs_rl import sync
 from dibs_rl.envs.registry import objective_names
 from dibs_rl.envs.scaling import UNTRANSFORMED_KEY
 from dibs_rl.envs.worlds import REWARD_KEY, check_first_action
 from dibs_rl.errors import UserError
-from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
+from dibs_rl.vec_env import Endings, Obs, Step, VectorRewardVecEnv, map_obs
 
 SCALAR_ONLY = ("setting an array element with a sequence", "can be converted to Python scalars")
 
@@ -74,17 +75,18 @@ class SB3VecEnvAdapter(VectorRewardVecEnv):
                 map_obs(lambda stored, value, i=i: stored[i].copy_(value), final, last)
         return final
 
-    def _count_endings(self, done: Tensor) -> tuple[Tensor, Tensor]:
+    def _count_endings(self, done: Tensor) -> Endings:
         """Under SB3's wrappers one of ours counts its episodes itself, before any transform of its rewards."""
-        if not isinstance(self.venv.unwrapped, VectorRewardVecEnv):
+        if not isinstance(self.venv.unwrapped, VectorRewardVecEnv) or not self.own_infos:
             return super()._count_endings(done)
-        episodes = [self.own_infos[i]["episode"] for i in done.nonzero().flatten().tolist()]
+        episodes = [info["episode"] for info in self.own_infos.values()]
         returns = torch.as_tensor(np.stack([episode["r"] for episode in episodes]), device=self.device)
-        return returns, torch.tensor([episode["l"] for episode in episodes], device=self.device)
+        lengths = torch.tensor([episode["l"] for episode in episodes], device=self.device)
+        return Endings(returns, lengths, torch.ones_like(lengths, dtype=torch.bool) if sync.waits(self.device) else None)
 
     def lazy_infos(self, step: Step) -> list[dict[str, Any]]:
         """The wrapped environment's own infos, with this class's where an episode ended."""
-        of_ended = self.episode_infos(step)
+        of_ended = self.episode_infos(step) if self.own_infos else {}
         return [of_ended.get(i, own) for i, own in enumerate(self._last_infos)]
 
     def _tensors(self, obs: Any) -> Obs:

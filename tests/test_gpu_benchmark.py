@@ -1,0 +1,97 @@
+"""The GPU benchmark on the processor: every measure with few worlds, its plan within its time, and its tables."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dibs_rl.envs.warp_backend import warp_installed
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+needs_warp = pytest.mark.skipif(not warp_installed(), reason="needs MuJoCo Warp: pip install 'dibs-rl[gpu]'")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", FOLDER / "gpu.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, few in (("STEPS", 4), ("ROLLOUTS", 1), ("EPOCHS", 1), ("MINIBATCHES", 2)):
+        monkeypatch.setattr(module, name, few)
+    return module
+
+
+def said(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@needs_warp
+@pytest.mark.filterwarnings("ignore:.*truncated mini-batch")
+def test_every_measure_measures(gpu):
+    bench = gpu.Bench("cpu", 1e-3, [8], 1_000.0)
+    robot, way, worlds, *rates, physics, policy, update, memory = bench.speed("mo-halfcheetah-v5", "warp", 8)
+    assert (robot, way, worlds, memory) == ("mo-halfcheetah-v5", "warp", 8, None)
+    assert all(rate > 0 for rate in rates)
+    assert rates[2] < rates[1] < rates[0]  # training is rollouts and more, rollouts are physics and more
+    assert 0.5 < physics + policy + update < 1.001
+    assert min(physics, policy, update) > 0
+    assert bench.update_of(4, 8)[:2] == [4, 8]
+    way, worlds, goal, seconds, steps, reached = bench.race("batch, CPU learner", 8, 1)
+    assert (way, worlds, goal, steps, reached) == ("batch, CPU learner", 8, 1_000.0, 5 * 8, "not in this time")
+    assert seconds > 0
+
+
+def test_the_plan_measures_everything_and_says_what_it_leaves_out(gpu, capsys, monkeypatch):
+    monkeypatch.setattr(gpu.Bench, "speed", lambda self, robot, way, n: [robot, way, n, 9e5, 8e5, 7e5 + n, 0.5, 0.2, 0.3, 1e4])
+    monkeypatch.setattr(gpu.Bench, "update_of", lambda self, m, n: [m, n, 100.0 + m, None])
+    monkeypatch.setattr(gpu.Bench, "race", lambda self, way, n, shares: [way, n, 1e3, 5.0, 1e6, "yes"])
+
+    gpu.Bench("cpu", 1.0, [256, 8_192], 1e3).run()
+    text = "\n".join(gpu.tables(said(capsys)))
+    for robot in gpu.ROBOTS:
+        for way, n in [("warp", "256"), ("warp", "8,192"), ("batch, CPU learner", "64"), ("batch, GPU learner", "8,192")]:
+            assert f"| {robot} | {way} | {n} |" in text
+    assert "| 4 | 8,192 | 104 | 1.03 |" in text
+    assert "| warp | 8,192 | 1,000 | 5.00 | 1,000,000 | yes |" in text
+    assert "at 8,192 worlds: 0.30 (wanted: at most 0.30)" in text
+    assert "CPU learner: 1.0 (wanted: at least 10)" in text
+    assert "Left out" not in text
+
+    def full(self, *arguments):
+        raise RuntimeError("CUDA out of memory\nTried to allocate")
+
+    monkeypatch.setattr(gpu.Bench, "speed", full)
+    gpu.Bench("cpu", 1.0, [256], 1e3).run()
+    assert {line["why"] for line in said(capsys) if "left_out" in line} == {"CUDA out of memory"}
+
+    gpu.Bench("cpu", 0.0, [256], 1e3).run()
+    late = said(capsys)
+    assert {line["why"] for line in late} == {"time"}
+    text = "\n".join(gpu.tables(late))
+    assert "nothing was measured" in text
+    assert "- race, batch, GPU learner (time)" in text
+
+
+def test_a_process_that_takes_too_long_is_ended(gpu):
+    row = json.dumps({"table": gpu.COST, "row": [1, 2, 3.0, None]})
+    found = gpu.watched([sys.executable, "-c", f"import time; print('''{row}''', flush=True); time.sleep(60)"], 3.0)
+    assert found == [json.loads(row), {"left_out": "what came after the last row", "why": "the time was over"}]
+    found = gpu.watched([sys.executable, "-c", f"print('''{row}'''); raise SystemExit(3)"], 30.0)
+    assert found[1]["why"] == "the process ended with code 3"
+
+
+@needs_warp
+def test_without_a_gpu_it_says_so_in_a_line(gpu, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "CUDA device" in err
