@@ -107,12 +107,13 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
 
     def _check_rollout(self, buffer: VectorRolloutBuffer) -> None:
         """Looks for numbers that are not finite; on a GPU also for those of `_act`, which looks at every step elsewhere."""
-        self._check_rewards(buffer)
-        if sync.waits(buffer.device) and not buffer.log_probs[: buffer.pos].isfinite().all():
-            for t in range(buffer.pos):
-                obs = map_obs(lambda stored, t=t: stored[t], buffer.obs)
-                check_observations(obs, self._steps_of_a_world - buffer.pos + t)
+        if sync.waits(buffer.device) and not buffer.log_probs.isfinite().all():
+            first_step = self._steps_of_a_world - buffer.pos
+            t = int((~buffer.log_probs.isfinite()).any(dim=1).nonzero()[0])
+            check_rewards(buffer.rewards[:t], self.objectives, first_step)
+            check_observations(map_obs(lambda stored: stored[t], buffer.obs), first_step + t)
             raise ValueError("The policy's log probabilities are not finite.")
+        self._check_rewards(buffer)
 
     @property
     def _steps_of_a_world(self) -> int:

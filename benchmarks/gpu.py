@@ -160,7 +160,7 @@ class Bench:
         return [objectives, worlds, 1e3 * update.seconds / ROLLOUTS, None]
 
     def race(self, way: str, worlds: int, shares: int) -> list[Any]:
-        """A row of the third table: training until the mean of the last 100 episodes is there, or its share of time is over."""
+        """A row of the third table: training until the last 100 episodes have that mean, or a share of the time is over."""
         from stable_baselines3.common.callbacks import BaseCallback
 
         goal, start, until = self.goal, time.monotonic(), time.monotonic() + self._left() / shares

@@ -3,7 +3,7 @@
 Everything here is algebra on the cosine matrix of the objectives' gradients. Gradient lengths are divided out once, in
 `unit_rows`, and loss values never enter: that is where the invariance to reward scale comes from.
 
-On a GPU nothing here waits for it: nobody looks whether numbers are finite there, and from one that is not come only NaNs.
+On a GPU a combination does not wait for it: nobody looks whether numbers are finite there, and from one that is not come NaNs.
 
 Papers:
     DiBS: "Cooperative Bargaining Games Without Utilities: Mediated Solutions from Direction Oracles", arXiv 2505.14817.
@@ -103,16 +103,20 @@ def check_finite(jacobian: Tensor, objectives: Sequence[str] | None = None) -> T
     """The largest absolute value in each row of the Jacobian, `[m]`.
 
     Raises:
-        NonFiniteError: If a row holds a NaN or an infinity (on the processor); it names the objectives.
+        NonFiniteError: If a row holds a NaN or an infinity; it names the objectives.
     """
-    largest = jacobian.abs().amax(dim=1) if jacobian.shape[1] else jacobian.new_zeros(len(jacobian))
+    largest = _largest(jacobian)
     finite = torch.isfinite(largest)
-    if sync.waits(largest.device) or finite.all():
+    if finite.all():
         return largest
     bad = [i for i, good in enumerate(finite.tolist()) if not good]
     named = objectives is not None and len(objectives) == len(finite)
     names = ", ".join(objectives[i] if objectives and named else f"row {i}" for i in bad)
     raise NonFiniteError(f"The gradient of each objective must be finite; found NaN or infinity in that of {names}.")
+
+
+def _largest(jacobian: Tensor) -> Tensor:
+    return jacobian.abs().amax(dim=1) if jacobian.shape[1] else jacobian.new_zeros(len(jacobian))
 
 
 def unit_rows(jacobian: Tensor, objectives: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
@@ -136,7 +140,8 @@ def unit_rows(jacobian: Tensor, objectives: Sequence[str] | None = None) -> tupl
 
 def _near_one(jacobian: Tensor, objectives: Sequence[str] | None) -> tuple[Tensor, Tensor]:
     """Rows whose squares neither vanish nor overflow, and the powers of two `[m, 1]` that they were multiplied by."""
-    shrink = unit_power(check_finite(jacobian, objectives)).unsqueeze(1)
+    largest = _largest(jacobian) if sync.waits(jacobian.device) else check_finite(jacobian, objectives)
+    shrink = unit_power(largest).unsqueeze(1)
     return jacobian * shrink, shrink
 
 

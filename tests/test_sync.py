@@ -14,7 +14,7 @@ from sync_guard import HostSync, guard, no_sync
 from torch import nn
 from torch.testing import assert_close
 
-from dibs_rl import DiBS, dibs_weights, sync
+from dibs_rl import DiBS, combined_backward, dibs_weights, sync
 from dibs_rl.agents import DiBSA2C, DiBSPPO
 from dibs_rl.agents.adam import quick_step
 from dibs_rl.envs import TensorVecEnvAdapter, make
@@ -287,11 +287,17 @@ def test_of_a_gradient_that_is_not_finite_comes_no_direction(bad, anchored, requ
     with pytest.raises(NonFiniteError, match="row 1"):
         combiner(jacobian)
     request.getfixturevalue("as_on_a_gpu")
-    assert combiner(jacobian).isnan().all()
+    with no_sync():
+        direction = combiner(jacobian)
+    assert direction.isnan().all()
+    weight = nn.Parameter(torch.zeros(10))
+    with pytest.raises(NonFiniteError, match="loss_1"):  # this one's record is waited for anyway
+        combined_backward([row @ weight for row in jacobian], [weight])
+    assert weight.grad is None
 
 
-@pytest.mark.parametrize("broken", ["reward", "observation"])
-def test_a_number_that_is_not_finite_is_found_after_the_rollout(broken, as_on_a_gpu):
+@pytest.mark.parametrize(("broken", "where"), [("reward", 3), ("observation", 4)])
+def test_a_number_that_is_not_finite_is_found_after_the_rollout(broken, where, as_on_a_gpu):
     class Broken(BranchlessSimulator):
         steps = 0
 
@@ -302,7 +308,7 @@ def test_a_number_that_is_not_finite_is_found_after_the_rollout(broken, as_on_a_
                 (reward if broken == "reward" else self.obs)[2, -1] = torch.nan
             return reward, *ends
 
-    with pytest.raises(NonFiniteError, match=rf"{broken}.*environment 2 .*step [34]"):
+    with pytest.raises(NonFiniteError, match=rf"{broken}.*environment 2 .*step {where}"):
         learner(DiBSPPO, TensorVecEnvAdapter, Broken, PPO).learn(PERIOD * N)
 
 
