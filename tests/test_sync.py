@@ -81,7 +81,7 @@ CASES = {
 }
 
 
-ORDERS = {n: torch.from_numpy(np.random.RandomState(0).permutation(np.arange(n))) for n in (PERIOD * N,)}
+ORDER = torch.from_numpy(np.random.RandomState(0).permutation(np.arange(PERIOD * N)))
 
 
 @pytest.fixture
@@ -93,7 +93,8 @@ def as_on_a_gpu(monkeypatch):
 def _one_order(monkeypatch):
     """Minibatches are dealt out the same way on both, whose random permutations differ."""
     monkeypatch.setattr(np.random, "permutation", lambda n: np.random.RandomState(0).permutation(np.arange(n)))
-    monkeypatch.setattr(torch, "randperm", lambda n, device: ORDERS[n].to(device))
+    own = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n, device: ORDER if device.type == "cpu" else own(n, device=device))
 
 
 def learner(kind, adapter, simulator, settings, device="cpu"):
