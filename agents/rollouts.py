@@ -14,8 +14,9 @@ from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.policies import VectorCritic
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.buffers import VectorRolloutBuffer, chunks
+from dibs_rl.lazy import as_array
 from dibs_rl.returns import generalized_advantages
-from dibs_rl.vec_env import Obs, VectorRewardVecEnv, as_array, map_obs
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
 
 
 class VectorRollouts(VectorLearner, OnPolicyAlgorithm):

@@ -7,7 +7,6 @@ use `step_tensors`, which builds no dictionary per world. The numpy interface of
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from dibs_rl import sync
+from dibs_rl.lazy import LazyInfos
 
 _KEPT_ENDINGS = 4096  # steps whose finished episodes wait for pop_episodes(), if nobody calls it
 _KEPT_ROWS = 2**24  # of these steps, where all their worlds are kept
@@ -235,64 +235,6 @@ class VectorRewardVecEnv(VecEnv):
         actions, self._actions = self._actions, None
         step = self.step_tensors(actions)
         return map_obs(_to_numpy, step.obs), _to_numpy(step.reward), _to_numpy(step.done), self.infos(step)
-
-
-class LazyInfos(Sequence):
-    """SB3's `infos` of a step: a dictionary for each episode that ended, and for other worlds an empty one when asked for.
-
-    Args:
-        num_envs: Worlds n.
-        find: Gives the infos of the worlds whose episode ended.
-    """
-
-    def __init__(self, num_envs: int, find: Callable[[], dict[int, dict[str, Any]]]) -> None:
-        self._num_envs, self._find = num_envs, find
-
-    @cached_property
-    def _of_ended(self) -> dict[int, dict[str, Any]]:
-        return self._find()
-
-    def __len__(self) -> int:
-        return self._num_envs
-
-    def __getitem__(self, index: Any) -> Any:
-        worlds = range(self._num_envs)[index]
-        if isinstance(worlds, range):
-            return [self._of_ended.get(i, {}) for i in worlds]
-        return self._of_ended.get(worlds, {})
-
-
-class LazyArray(np.lib.mixins.NDArrayOperatorsMixin):
-    """A tensor of a GPU for whoever expects a NumPy array: it is brought over when somebody looks at it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-
-    @cached_property
-    def _array(self) -> np.ndarray:
-        return self._tensor.cpu().numpy()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self._array, dtype=dtype, copy=copy)
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        return getattr(ufunc, method)(*(np.asarray(part) if part is self else part for part in inputs), **kwargs)
-
-    def __len__(self) -> int:
-        return len(self._tensor)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._array[index]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._array, name)
-
-
-def as_array(tensor: Tensor) -> Any:
-    """A tensor as a NumPy array, at once where that costs nothing, and else when it is looked at."""
-    return LazyArray(tensor) if sync.waits(tensor.device) else tensor.numpy()
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

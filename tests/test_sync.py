@@ -21,9 +21,9 @@ from dibs_rl.envs import TensorVecEnvAdapter, make
 from dibs_rl.envs.batch_backend import batch_installed
 from dibs_rl.envs.warp_backend import warp_installed
 from dibs_rl.errors import NonFiniteError
+from dibs_rl.lazy import as_array
 from dibs_rl.popart import Moments, update_moments
 from dibs_rl.returns import explained_variances, normalise_columns
-from dibs_rl.vec_env import as_array
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 N, PERIOD = len(LENGTHS), 16
