@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dibs_rl.envs import make
 from dibs_rl.envs.warp_backend import warp_installed
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -31,7 +32,7 @@ def said(capsys):
 
 @needs_warp
 @pytest.mark.filterwarnings("ignore:.*truncated mini-batch")
-def test_every_measure_measures(gpu):
+def test_every_measure_measures(gpu, monkeypatch):
     bench = gpu.Bench("cpu", 1e-3, [8], 1_000.0)
     robot, way, worlds, *rates, physics, policy, update, memory = bench.speed("mo-halfcheetah-v5", "warp", 8)
     assert (robot, way, worlds, memory) == ("mo-halfcheetah-v5", "warp", 8, None)
@@ -39,7 +40,11 @@ def test_every_measure_measures(gpu):
     assert rates[2] < rates[1] < rates[0]  # training is rollouts and more, rollouts are physics and more
     assert 0.5 < physics + policy + update < 1.001
     assert min(physics, policy, update) > 0
-    assert bench.update_of(4, 8)[:2] == [4, 8]
+    # Warp takes seconds to be made ready on a processor: once is enough.
+    monkeypatch.setattr("dibs_rl.envs.make", lambda *args, backend, **kwargs: make(*args, backend="batch", **kwargs))
+    m, worlds, milliseconds, _ = bench.update_of(4, 8)
+    assert (m, worlds) == (4, 8)
+    assert milliseconds > 0
     way, worlds, goal, seconds, steps, reached = bench.race("batch, CPU learner", 8, 1)
     assert (way, worlds, goal, steps, reached) == ("batch, CPU learner", 8, 1_000.0, 5 * 8, "not in this time")
     assert seconds > 0
