@@ -164,7 +164,7 @@ class CombinedUpdate(VectorRollouts):
     def _train_critic(self, engine: Engine, step: ClippedStep, batches: Minibatches, masks: Masks) -> list[Tensor]:
         """Takes the critic's steps on the minibatches that the policy has taken, and returns its losses, `[m]` each."""
         found = []
-        for batch, mask in zip(batches, masks, strict=False):
+        for mask, batch in zip(masks, batches, strict=False):
             values = engine.values(batch.obs)
             losses, slopes = value_losses(values.values, batch.value_targets, batch.active)
             step.along(ranks.mean(values.gradient(slopes.mul_(self.vf_coef))), mask)
