@@ -297,13 +297,14 @@ def test_oracle_7_local_game_stays(steps: int) -> None:
     assert torch.equal(end, start)
 
 
-def test_oracle_7_anchored_game_goes_to_the_middle() -> None:
-    """Oracle 7: the anchored game leaves 0.2 for 0.5."""
+@pytest.mark.parametrize("start", [-10.0, 0.0, 0.2, 0.5, 0.999, 1.0, 10.0])
+def test_oracle_7_anchored_game_goes_to_the_middle(start: float) -> None:
+    """Oracle 7: the anchored game leaves 0.2 for 0.5, as it does any other start."""
 
     def anchored(x: Tensor, units: Tensor) -> Tensor:
         return dibs_weights(units @ units.T, distances=torch.cat([x.abs(), (x - 1).abs()]))
 
-    end = descend(torch.tensor([0.2], dtype=F64), two_parabolas, anchored, step=0.1, n=200)
+    end = descend(torch.tensor([start], dtype=F64), two_parabolas, anchored, step=0.1, n=250)
     assert_close(end, torch.tensor([0.5], dtype=F64), atol=1e-8, rtol=0)
 
 
