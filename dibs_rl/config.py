@@ -21,6 +21,7 @@ CONFIGS = Path(__file__).parent / "configs"
 _NOT_SAVED = {"config", "resume", "out", "study"}
 BADSCALE_SUFFIX = "-badscale"  # of the names in the badly scaled suite, behind the name of what is scaled
 BY_OBJECTIVE = ("preference", "transform", "reward_terms")  # fields that YAML may hold as a mapping
+OF_TASK = ("reward_terms", "pad_tasks")  # fields that change the task which an environment's id stands for
 _SHARED_SETTINGS = {"sb3-ppo": "ppo"}  # algorithms that take the shipped settings of another one
 
 Count = Annotated[int, Field(ge=1)]

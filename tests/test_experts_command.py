@@ -3,7 +3,11 @@
 import pytest
 import yaml
 
+from dibs_rl.cli import experts as experts_command
+from dibs_rl.cli.experts import ExpertsConfig
+from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.main import dispatch
+from dibs_rl.config import PPOConfig
 from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder
 
@@ -71,3 +75,66 @@ def test_foreign_experts_get_one_line(experts, tmp_path):
         dispatch(["train", *ENV, *TINY, "--anchors", str(tmp_path)])
     with pytest.raises(UserError, match="game of DiBS"):
         dispatch(["train", *ENV, *TINY, "--combiner", "norm-sum", "--anchors", str(experts)])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What experts are asked for, without training them."""
+    found = []
+
+    def run_jobs(name, jobs, root, launcher):
+        found.append((root, jobs))
+        return 1
+
+    monkeypatch.setattr(experts_command, "run_jobs", run_jobs)
+    return found
+
+
+def test_the_cache_names_everything_that_changes_the_task(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    terms = "forward=reward_forward,energy=reward_ctrl"
+    wanted = {
+        "ppo-gym-9-seed0-forward=reward_forward-energy=reward_ctrl": {"env": "HalfCheetah-v5", "reward_terms": terms},
+        "ppo-gym-9-seed0-forward=reward_forward-energy=reward_ctrl-alive=reward_survive": {
+            "env": "Ant-v5",
+            "reward_terms": terms + ",alive=reward_survive",
+        },
+        "ppo-gym-9-seed0-padded": {"env": "Pendulum-v1+MountainCarContinuous-v0", "pad_tasks": True},
+        "ppo-gym-9-seed0": {"env": "mo-reacher-v5"},
+        "sac-batch-9-seed3": {"env": "mo-halfcheetah-v5", "algo": "sac", "seed": 3},
+    }
+    for name, said in wanted.items():
+        backend = "batch" if "batch" in name else "gym"
+        assert experts_command.make_experts(ExpertsConfig(**said, steps=9, backend=backend)) == (1, asked[-1][0])
+        root, jobs = asked[-1]
+        assert root.name == name
+        for job in jobs:
+            assert (job.config.backend, job.config.steps) == (backend, 9)
+            assert job.config.reward_terms == said.get("reward_terms", "")
+            assert job.config.pad_tasks == said.get("pad_tasks", False)
+            flags = train_flags(job, root)
+            assert ("--pad-tasks" in flags) == job.config.pad_tasks
+
+
+@pytest.mark.parametrize(("backend", "trained_with"), [("warp", "warp"), ("auto", "auto"), ("batch", "auto"), ("gym", "auto")])
+def test_experts_are_trained_in_the_run_s_own_task_and_physics(backend, trained_with, monkeypatch):
+    wanted = []
+    monkeypatch.setattr(experts_command, "make_experts", lambda flags: (wanted.append(flags), (1, None))[1])
+    config = PPOConfig(env="a+b", anchors="auto", backend=backend, device="cuda", pad_tasks=True, reward_terms="x=y")
+    with pytest.raises(UserError, match="not all there"):
+        experts_command.with_anchors(config)
+    (flags,) = wanted
+    assert (flags.env, flags.backend, flags.device) == ("a+b", trained_with, "cuda")
+    assert (flags.pad_tasks, flags.reward_terms) == (True, "x=y")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--reward-terms", "a=b"], "were trained with reward_terms '', and this run has 'a=b'"),
+        (["--backend", "warp"], "in the physics of the gym backend; this run has --backend warp"),
+    ],
+)
+def test_experts_of_another_task_or_other_physics_get_one_line(experts, flags, message):
+    with pytest.raises(UserError, match=message):
+        dispatch(["train", *ENV, *TINY, "--anchors", str(experts), *flags])

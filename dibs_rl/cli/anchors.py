@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dibs_rl import arms
 from dibs_rl.agents.experts import write_experts
+from dibs_rl.config import OF_TASK
 from dibs_rl.files import atomic_write
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
@@ -27,4 +28,5 @@ def gather_anchors(job: Job, root: Path) -> None:
     first = job.after[0]
     of_run = RunFolder(root / first.path).facts()
     facts = {"env": first.env, "algo": first.config.algo, "steps": first.config.steps, "seed": first.config.seed}
+    facts |= {name: getattr(first.config, name) for name in OF_TASK}
     write_experts(folder, models, {**facts, "backend": of_run["backend"], "versions": of_run["versions"]})

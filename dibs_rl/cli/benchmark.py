@@ -169,7 +169,8 @@ def objectives_of(env_id: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return spec.objectives
     if env_id in TASK_SETS:
         return tuple(TASK_SETS[env_id])
-    with contextlib.closing(make(env_id, num_envs=max(1, len(task_ids(env_id))), reward_terms=terms)) as env:
+    padding: dict[str, Any] = {"pad": True} if settings.get("pad_tasks") else {}
+    with contextlib.closing(make(env_id, num_envs=max(1, len(task_ids(env_id))), reward_terms=terms, **padding)) as env:
         return env.objectives
 
 

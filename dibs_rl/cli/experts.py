@@ -1,7 +1,8 @@
 """`dibs-rl experts`: trains the policy that each objective would like best, once, and keeps it."""
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,17 @@ from typing import Any
 from dibs_rl import arms
 from dibs_rl import study as studies
 from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
-from dibs_rl.cli.benchmark import make_launcher, run_jobs
+from dibs_rl.cli.benchmark import make_launcher, objectives_of, run_jobs
 from dibs_rl.cli.flags import parse, print_line
-from dibs_rl.cli.model import make_env
-from dibs_rl.config import Count, RunConfig, Seed
-from dibs_rl.envs import as_vector_env, resolve_id
+from dibs_rl.cli.model import choose_worlds_device, make_env
+from dibs_rl.config import OF_TASK, Count, RunConfig, Seed
+from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder, versions
 from dibs_rl.study import Job, Study
 
 _CACHE = Path("runs") / "experts"
+_SETTINGS = {"algo", "steps", *OF_TASK, "backend", "device"}  # flags that are settings of the training
 # What a cached expert must have been trained with to be used again.
 _VERSIONS = ("dibs-rl", "torch", "gymnasium", "mo-gymnasium", "mujoco", "stable-baselines3")
 
@@ -35,8 +37,17 @@ class ExpertsConfig:
     """Environment steps of each expert; those shipped for the environment if not given."""
     seed: Seed = 0
     """Seed of the training."""
+    reward_terms: str = ""
+    """Parts of a scalar reward, as in train."""
+    pad_tasks: bool = False
+    """Of several tasks, as in train."""
+    backend: str = "auto"
+    """What steps the worlds, as in train."""
+    device: str = "auto"
+    """Where networks and tensors live, as in train."""
     out: Path | None = None
-    """Folder; runs/experts/<env>/<algo>-<backend>-<steps>-seed<seed> if not given. Experts that are there are kept."""
+    """Folder; runs/experts/<env>/<algo>-<backend>-<steps>-seed<seed> if not given, with reward terms and padding behind it.
+    Experts that are there are kept."""
     jobs: int = 0
     """Experts trained at a time, each with one thread; 0 for one a processor."""
 
@@ -57,13 +68,9 @@ def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
         UserError: If the folder holds other experts, or broken ones.
     """
     env_id = resolve_id(flags.env)
-    with contextlib.closing(as_vector_env(env_id)) as env:
-        objectives = env.objectives
-    study, jobs = _study(env_id, objectives, flags)
-    with contextlib.closing(make_env(jobs[0].config, jobs[0].config.num_envs, 0)) as env:
-        backend = env.backend  # which may depend on the number of worlds
-    facts = _facts(env_id, backend, jobs[0].config)
-    folder = flags.out or _CACHE / env_id.replace(":", "-") / f"{flags.algo}-{backend}-{facts['steps']}-seed{flags.seed}"
+    study, jobs = _study(env_id, flags)
+    facts = _facts(env_id, _backend(jobs[0].config), jobs[0].config)
+    folder = flags.out or _CACHE / env_id.replace(":", "-") / _name(facts)
     if (folder / "experts.yaml").is_file():
         _check(folder, facts)
         return 0, folder
@@ -76,11 +83,66 @@ def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
     return code, folder
 
 
-def _study(env_id: str, objectives: Sequence[str], flags: ExpertsConfig) -> tuple[Study, list[Job]]:
-    settings: dict[str, Any] = {"algo": flags.algo, **({} if flags.steps is None else {"steps": flags.steps})}
+def with_anchors(config: RunConfig) -> RunConfig:
+    """The settings with the folder of the experts that are meant; those that `auto` means are trained first.
+
+    Raises:
+        UserError: If the experts are of another environment, or could not be trained.
+    """
+    if not config.anchors or config.resume:
+        return config
+    folder = Path(config.anchors)
+    if config.anchors == "auto":
+        same = {name: getattr(config, name) for name in ("env", "algo", *OF_TASK, "device")}
+        physics = "warp" if config.backend == "warp" else "auto"  # all others have the same
+        code, folder = make_experts(ExpertsConfig(**same, backend=physics))
+        if code:
+            raise UserError("The experts are not all there; 'dibs-rl experts' goes on with them.")
+    _check_experts(config, folder)
+    return dataclasses.replace(config, anchors=str(folder))
+
+
+def _check_experts(config: RunConfig, folder: Path) -> None:
+    """Raises a UserError if the folder's experts were trained in another task, or in other physics."""
+    facts = _task_facts(folder)
+    if facts.get("env") != config.env:
+        raise UserError(f"The experts in {folder} were trained in {facts.get('env')}, and this is {config.env}.")
+    for name in OF_TASK:
+        if facts[name] != getattr(config, name):
+            found, wanted = facts[name], getattr(config, name)
+            raise UserError(f"The experts in {folder} were trained with {name} {found!r}, and this run has {wanted!r}.")
+    backend = facts.get("backend", config.backend)
+    if config.backend not in ("auto", backend) and "warp" in (config.backend, backend):
+        raise UserError(
+            f"The experts in {folder} were trained in the physics of the {backend} backend; this run has --backend "
+            f"{config.backend}."
+        )
+
+
+def _study(env_id: str, flags: ExpertsConfig) -> tuple[Study, list[Job]]:
+    said = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags) if field.name in _SETTINGS}
+    settings = {name: value for name, value in said.items() if name == "algo" or value != getattr(ExpertsConfig, name)}
+    objectives = objectives_of(env_id, settings)
     study = Study(name=f"experts of {env_id}", envs={env_id: settings}, arms={arms.EXPERTS: None}, seeds=(flags.seed,))
     study = studies.resolved(study, {env_id: objectives})
     return study, studies.jobs_of(study, {env_id: objectives})
+
+
+def _backend(config: RunConfig) -> str:
+    """What steps the worlds, which may depend on their number."""
+    if config.backend != "auto":
+        return config.backend
+    with contextlib.closing(make_env(config, config.num_envs, 0, choose_worlds_device(config))) as env:
+        return env.backend
+
+
+def _task_facts(folder: Path) -> dict[str, Any]:
+    """What a folder's experts are; those that say nothing of reward terms or padding had none.
+
+    Raises:
+        UserError: If it is no folder of experts.
+    """
+    return {**{name: getattr(RunConfig, name) for name in OF_TASK}, **expert_facts(folder)}
 
 
 def _facts(env_id: str, backend: str, config: RunConfig) -> dict[str, Any]:
@@ -91,13 +153,21 @@ def _facts(env_id: str, backend: str, config: RunConfig) -> dict[str, Any]:
         "algo": config.algo,
         "steps": config.steps,
         "seed": config.seed,
+        **{name: getattr(config, name) for name in OF_TASK},
         "versions": {name: found[name] for name in _VERSIONS},
     }
 
 
+def _name(facts: dict[str, Any]) -> str:
+    """The cached experts' folder within their environment's."""
+    terms = [re.sub(r"[^\w.=+-]+", "-", facts["reward_terms"])] if facts["reward_terms"] else []
+    padded = ["padded"] if facts["pad_tasks"] else []
+    return "-".join([facts["algo"], facts["backend"], str(facts["steps"]), f"seed{facts['seed']}", *terms, *padded])
+
+
 def _check(folder: Path, facts: dict[str, Any]) -> None:
     """Raises a UserError if the folder's experts are not those that are wanted, or broken."""
-    found = expert_facts(folder)
+    found = _task_facts(folder)
     other = [key for key in facts if found.get(key) != facts[key]]
     if other:
         raise UserError(

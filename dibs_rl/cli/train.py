@@ -13,13 +13,12 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
 from dibs_rl import ranks
-from dibs_rl.agents.experts import expert_facts
 from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.off_policy import VectorOffPolicy
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.cli.evaluate import evaluate_and_print, keep_result
-from dibs_rl.cli.experts import ExpertsConfig, make_experts
+from dibs_rl.cli.experts import with_anchors
 from dibs_rl.cli.flags import parse, peek, print_line
 from dibs_rl.cli.keeper import Keeper, Stopper
 from dibs_rl.cli.model import (
@@ -111,27 +110,6 @@ def read_config(arguments: list[str]) -> RunConfig:
     if name != config.env and os.environ.get("RANK", "0") == "0":
         print_line(f"{name} is {config.env}, the newest version.")
     return config
-
-
-def with_anchors(config: RunConfig) -> RunConfig:
-    """The settings with the folder of the experts that are meant; those that `auto` means are trained first.
-
-    Raises:
-        UserError: If the experts are of another environment, or could not be trained.
-    """
-    if not config.anchors or config.resume:
-        return config
-    if config.backend == "warp":
-        raise UserError("Experts are trained in MuJoCo's own physics, not in that of --backend warp: leave one of them out.")
-    folder = Path(config.anchors)
-    if config.anchors == "auto":
-        code, folder = make_experts(ExpertsConfig(env=config.env, algo=config.algo))
-        if code:
-            raise UserError("The experts are not all there; 'dibs-rl experts' goes on with them.")
-    trained_in = expert_facts(folder).get("env")
-    if trained_in != config.env:
-        raise UserError(f"The experts in {folder} were trained in {trained_in}, and this is {config.env}.")
-    return dataclasses.replace(config, anchors=str(folder))
 
 
 def _changed_config(saved: RunConfig, arguments: list[str]) -> RunConfig:
