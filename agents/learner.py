@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
@@ -21,6 +22,7 @@ from dibs_rl.combiners import AdvantageSum, combine, make_combiner, split_scalar
 from dibs_rl.diagnostics import describe_bargain
 from dibs_rl.envs import as_vector_env, normalization_of
 from dibs_rl.errors import UserError, did_you_mean
+from dibs_rl.popart import PopArt
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
 
 
@@ -88,6 +90,21 @@ class VectorLearner(Records, Persistent):
             raise UserError("Anchors are for the game of DiBS: combiner='dibs' (--combiner dibs), or no anchors.")
         return Anchors(policies, self.objectives, self.observation_space, self.action_space)
 
+    def start_from(self, other: BaseAlgorithm, factors: Sequence[float]) -> None:
+        """Takes the networks of another learner of this kind, with the statistics in them; optimisers stay as they are.
+
+        Args:
+            other: The learner.
+            factors: What its rewards are to be multiplied by to be in the units of this one's, `[m]`.
+
+        Raises:
+            UserError: If the networks have other shapes.
+        """
+        take_networks(self.policy, other.policy)
+        for part in self.policy.modules():
+            if isinstance(part, PopArt):
+                part.multiply_units(factors)
+
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VectorRewardVecEnv:
         return as_vector_env(env)
@@ -152,6 +169,18 @@ class VectorLearner(Records, Persistent):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_sum", "_aggregator", "_preferred", "_last_obs", "_action_bounds"]
+
+
+def take_networks(policy: BasePolicy, other: BasePolicy) -> None:
+    """Sets a policy's parameters and statistics to those of another one.
+
+    Raises:
+        UserError: If the networks have other shapes.
+    """
+    try:
+        policy.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise UserError(f"The networks do not fit: {' '.join(str(error).split())}.") from None
 
 
 def preference_vector(

@@ -1,15 +1,17 @@
 """Stable-Baselines3's own PPO on the weighted sum of the rewards: what dibs-rl is measured against."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.ppo import PPO
 
-from dibs_rl.agents.learner import preference_vector
+from dibs_rl.agents.learner import preference_vector, take_networks
 from dibs_rl.agents.objective_log import ObjectiveLog
 from dibs_rl.agents.persistence import Persistent
 from dibs_rl.bargaining import positive_weights
@@ -85,6 +87,23 @@ class SB3PPO(ObjectiveLog, Persistent, PPO):
         super().set_env(as_vector_env(env), force_reset)
         assert self.env is not None
         self._add_up_rewards(self.env)
+
+    def start_from(self, other: BaseAlgorithm, factors: Sequence[float]) -> None:
+        """Takes the networks and the observations' statistics of another of these; the optimiser stays as it is.
+
+        Args:
+            other: The learner.
+            factors: Not used: the critic is of the sum, in whatever units it was learnt.
+
+        Raises:
+            UserError: If the networks have other shapes.
+        """
+        take_networks(self.policy, other.policy)
+        assert isinstance(other, SB3PPO)  # for the type checker
+        assert self._normaliser is not None
+        assert other._normaliser is not None
+        if self._normaliser.norm_obs:
+            self._normaliser.obs_rms = copy.deepcopy(other._normaliser.obs_rms)
 
     def predict(self, observation: Any, *arguments: Any, **kwargs: Any) -> Any:
         """Actions for observations as the vector-reward environment gives them."""

@@ -50,6 +50,8 @@ class RunConfig:
     """Positive weights on the objectives, in order or by name: 3,1 or forward=3,energy=1. Equal if not given."""
     anchors: str = ""
     """For DiBS's anchored game: the folder of the experts, or auto for those of this environment, which are trained first."""
+    start_from: str = ""
+    """Folder of a run whose networks the training begins with, statistics included. Steps begin at 0, optimisers anew."""
     transform: str = ""
     """Rewards in other units, for the learner alone: energy=1e3 (0: no say); power4, exp or sqrt; @episode: on returns."""
     bargaining_steps: Count = 5

@@ -18,7 +18,8 @@ from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"
 """What traces a front unless something else is said."""
-_SAID_BY_THE_FRONT = {"preference", "combiner", "anchors", "eval_gamma"}
+_SAID_BY_THE_FRONT = {"preference", "combiner", "anchors", "start_from", "eval_gamma"}
+_DIGITS = 9  # of a distance between preferences: which of two is nearer is not to depend on rounding
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class FrontPlan:
         settings: Of each training, over those that are shipped for the environment.
         transform: What the learners see of the rewards.
         seeds: Each preference is trained once with each.
+        warm_start: Whether each policy but the first begins as that of the nearest preference before it.
 
     Raises:
         UserError: If the arm is unknown or takes no preference, or a setting is the front's own to make.
@@ -43,6 +45,7 @@ class FrontPlan:
     settings: Mapping[str, Any] | None = None
     transform: str = ""
     seeds: tuple[int, ...] = (0,)
+    warm_start: bool = False
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2:
@@ -59,13 +62,14 @@ class FrontPlan:
     @property
     def name(self) -> str:
         """What the study is called: a folder that holds another one is left alone."""
-        return f"front of {self.env} by {self.arm}" + (f" with {self.transform}" if self.transform else "")
+        how = f"{self.arm} from neighbours" if self.warm_start else self.arm
+        return f"front of {self.env} by {how}" + (f" with {self.transform}" if self.transform else "")
 
     @property
     def folder(self) -> Path:
         """Where it is kept if nothing else is said."""
-        name = f"{self.arm}-{self._condition}" if self.transform else self.arm
-        return Path("runs/fronts") / self.env.replace(":", "-") / name
+        parts = [self.arm, *(["warm"] if self.warm_start else []), *([self._condition] if self.transform else [])]
+        return Path("runs/fronts") / self.env.replace(":", "-") / "-".join(parts)
 
     def jobs(self, preferences: Sequence[Sequence[float]] | np.ndarray, eval_gamma: float | None) -> tuple[Study, list[Job]]:
         """The study, resolved, and its jobs.
@@ -82,7 +86,7 @@ class FrontPlan:
             name=self.name,
             envs={self.env: {**(self.settings or {}), **discount}},
             conditions={self._condition: self.transform or None},
-            arms=dict(self._arm(preference) for preference in preferences),
+            arms=self._arms(np.asarray(preferences, dtype=float)),
             seeds=self.seeds,
         )
         objectives = {self.env: self.objectives}
@@ -123,8 +127,13 @@ class FrontPlan:
     def _condition(self) -> str:
         return re.sub(r"[^\w.@^+-]+", "-", self.transform) or conditions.AS_IT_IS
 
-    def _arm(self, preference: Sequence[float]) -> tuple[str, dict[str, Any]]:
-        """The name and the settings of the arm with a preference."""
-        weights = [float(weight) for weight in preference]
-        name = f"{self.arm}-p" + "-".join(f"{weight:g}" for weight in weights)
-        return name, {**self._own_settings, "preference": dict(zip(self.objectives, weights, strict=True))}
+    def _arms(self, preferences: np.ndarray) -> dict[str, dict[str, Any]]:
+        """An arm for each preference: settings by name. What one starts from does not depend on those that come after it."""
+        names = [f"{self.arm}-p" + "-".join(f"{weight:g}" for weight in weights) for weights in preferences.tolist()]
+        found = {}
+        for k, (name, weights) in enumerate(zip(names, preferences.tolist(), strict=True)):
+            found[name] = {**self._own_settings, "preference": dict(zip(self.objectives, weights, strict=True))}
+            if self.warm_start and k:
+                nearest = np.linalg.norm(preferences[:k] - preferences[k], axis=1).round(_DIGITS).argmin()
+                found[name]["start_from"] = names[nearest]
+        return found

@@ -7,6 +7,7 @@ value equal to the mean.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -149,6 +150,18 @@ class PopArt(nn.Module, ABC):
         self._rescale(self.moments, new)
         for buffer, value in zip(self.moments, new, strict=True):
             buffer.copy_(value)
+
+    @torch.no_grad()
+    def multiply_units(self, factors: Sequence[float]) -> None:
+        """Multiplies what the critic says in the rewards' units, as if its targets had been. Without PopArt, nothing.
+
+        Args:
+            factors: Of each objective, `[m]`.
+        """
+        if self.enabled:
+            by = torch.as_tensor(factors, dtype=self.mean.dtype, device=self.mean.device)
+            self.mean.mul_(by)
+            self.std.mul_(by)
 
     @abstractmethod
     def _rescale(self, old: Moments, new: Moments) -> None:

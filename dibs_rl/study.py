@@ -5,7 +5,7 @@ Every arm has the same settings, those that are shipped for the environment, but
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ class Job:
         arm: Name of what is compared.
         config: All settings.
         given: Those of them that are not shipped for the environment, by name.
-        after: Jobs that must be done before: the experts whose policies are its anchors.
+        experts: Jobs whose policies are its anchors.
+        start: The job whose networks it begins with.
     """
 
     env: str
@@ -62,7 +63,13 @@ class Job:
     arm: str
     config: RunConfig
     given: Mapping[str, Any]
-    after: tuple["Job", ...] = ()
+    experts: tuple["Job", ...] = ()
+    start: "Job | None" = None
+
+    @property
+    def after(self) -> tuple["Job", ...]:
+        """Jobs that must be done before."""
+        return tuple(dict.fromkeys([*self.experts, *([self.start] if self.start else [])]))
 
     @property
     def path(self) -> Path:
@@ -161,32 +168,40 @@ def jobs_of(study: Study, objectives: Mapping[str, Sequence[str]]) -> list[Job]:
 
     A condition belongs to the environments that have the objectives it is about, an expert to those that have its own.
     `random` and the experts only fix the scale of the scores: they are run on the rewards as they are in any case. An arm with
-    `anchors: auto` waits for the experts of the same environment and seed.
+    `anchors: auto` waits for the experts of the same environment and seed, one with `start_from: ARM` for that arm's run with
+    the same environment, condition and seed.
 
     Args:
         study: As `resolved` gives it.
         objectives: Names of each environment's objectives.
 
     Raises:
-        UserError: If a setting is unknown or out of bounds.
+        UserError: If a setting is unknown or out of bounds, or an arm starts from one that does not stand before it.
     """
     as_it_is = {conditions.AS_IT_IS: ""}
-    found = []
+    found: list[Job] = []
     for seed, env, (arm, own) in itertools.product(study.seeds, study.envs, study.arms.items()):
         for condition, transform in (as_it_is if arms.is_reference(arm) else study.conditions).items():
             about = conditions.objectives_in(transform or "") | arms.objectives_in(arm)
             if about <= set(objectives[env]):
                 change = transform or arms.expert_transform(arm, objectives[env])
                 settings = {**(study.envs[env] or {}), **(own or {})}
-                found.append(_job(env, condition, arm, settings, {"transform": change, "seed": seed}))
-    return [_behind_its_experts(job, found) for job in found]
+                job = _job(env, condition, arm, settings, {"transform": change, "seed": seed})
+                alike = [other for other in found if (other.env, other.config.seed) == (env, seed)]
+                found.append(_behind_others(job, alike, study.arms))
+    return found
 
 
-def _behind_its_experts(job: Job, jobs: Sequence[Job]) -> Job:
-    if not arms.is_anchored(job.given):
-        return job
-    alike = [other for other in jobs if (other.env, other.config.seed) == (job.env, job.config.seed)]
-    return dataclasses.replace(job, after=tuple(other for other in alike if arms.objectives_in(other.arm)))
+def _behind_others(job: Job, alike: Sequence[Job], names: Container[str]) -> Job:
+    """A job with what it waits for: other jobs of its environment and seed, which stand before it."""
+    experts = tuple(other for other in alike if arms.objectives_in(other.arm)) if arms.is_anchored(job.given) else ()
+    name = job.config.start_from
+    if name not in names:  # nothing, or the folder of a run
+        return dataclasses.replace(job, experts=experts)
+    of_arm = [other for other in alike if other.arm == name and (other.condition == job.condition or arms.is_reference(name))]
+    if not of_arm:
+        raise UserError(f"The arm {job.arm} starts from {name}, which must stand before it among the arms of {job.env}.")
+    return dataclasses.replace(job, experts=experts, start=of_arm[0])
 
 
 def _job(env: str, condition: str, arm: str, settings: dict[str, Any], of_job: dict[str, Any]) -> Job:

@@ -147,7 +147,7 @@ def test_without_an_expert_there_is_no_anchored_game(tmp_path):
     assert launcher.started == ["expert-treasure", "expert-time"]
     assert states["dibs-anchored"] == "failed"
     error = tmp_path / ENV / "scale-1/dibs-anchored/seed0/error.txt"
-    assert error.read_text().splitlines()[0] == "An expert that it needs has failed."
+    assert error.read_text().splitlines()[0] == "A job that it needs has failed."
 
 
 def test_a_job_is_no_rank_of_the_training_that_starts_it(tmp_path, monkeypatch):

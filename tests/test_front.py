@@ -48,6 +48,26 @@ def test_each_preference_is_an_ordinary_job(arm, tmp_path):
     assert len({job.path for job in jobs}) == 6
 
 
+@pytest.mark.parametrize("arm", ["dibs", "dibs-anchored"])
+def test_a_warm_start_is_from_the_nearest_preference_before_it(arm, tmp_path):
+    plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start=True)
+    preferences = np.array([[0.01, 0.99], [0.5, 0.5], [0.99, 0.01], [0.7, 0.3], [0.3, 0.7]])
+    _, jobs = plan.jobs(preferences, None)
+    weighed = [job for job in jobs if not job.arm.startswith("expert-")]
+    nearest = [None, "0.01-0.99", "0.5-0.5", "0.5-0.5", "0.5-0.5"]
+    assert [job.start and job.start.arm for job in weighed] == [of and f"{arm}-p{of}" for of in nearest] * 2
+    for job in weighed:
+        if job.start:
+            assert (job.start.config.seed, job.start.condition) == (job.config.seed, job.condition)
+            assert jobs.index(job.start) < jobs.index(job)
+            assert f"--start-from={tmp_path / job.start.path}" in train_flags(job, tmp_path)
+        assert set(job.after) == {*job.experts, *([job.start] if job.start else [])}
+        assert len(job.experts) == (2 if arm == "dibs-anchored" else 0)
+    _, fewer = plan.jobs(preferences[:3], None)  # what is added later changes nothing about those before
+    assert {job.arm: job.given for job in fewer}.items() <= {job.arm: job.given for job in jobs}.items()
+    assert plan.name != dataclasses.replace(plan, warm_start=False).name
+
+
 def test_the_anchored_game_has_one_set_of_experts_a_seed():
     plan = dataclasses.replace(CHEETAH, arm="dibs-anchored", seeds=(0, 1), transform="energy=1e3")
     _, jobs = plan.jobs(lattice(2, 3), None)

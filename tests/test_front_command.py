@@ -135,6 +135,18 @@ def test_a_lattice_alone(front, tmp_path):
     assert front("--points", 5, "--refine", 0)[2] == []  # nothing is put between them
 
 
+def test_each_policy_begins_as_its_neighbour(front, tmp_path):
+    code, said, started = front("--points", 3, "--warm-start")
+    assert (code, started) == (0, ["dibs-p0.01-0.99", "dibs-p0.99-0.01", "dibs-p0.5-0.5"])
+    assert "Environment steps: 192." in said
+    runs = tmp_path / ENV / "scale-1"
+    facts = {arm: yaml.safe_load((runs / arm / "seed0/config.yaml").read_text())["facts"] for arm in started}
+    first = str(runs / "dibs-p0.01-0.99/seed0/model.zip")
+    assert [facts[arm].get("started_from") for arm in started] == [None, first, first]
+    assert front("--points", 3, "--warm-start")[2] == []
+    assert command("front", "--env", ENV, "--points", 3, "--steps", 64, "--out", tmp_path, *QUICK) == 2  # another front
+
+
 def test_a_failed_policy_leaves_no_gap_that_is_refined(front, tmp_path):
     code, _, started = front("--points", 3, launcher=lambda root: InThisProcess(root, broken=("dibs-p0.99-0.01",)))
     assert (code, started) == (1, ["dibs-p0.01-0.99", "dibs-p0.99-0.01"])

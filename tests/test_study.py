@@ -120,6 +120,23 @@ def test_the_anchored_game_waits_for_the_experts_of_its_environment_and_seed():
     assert all(not job.after for job in found if job not in anchored)
 
 
+def test_an_arm_starts_from_another_one_of_its_environment_condition_and_seed():
+    arms = {"dibs": None, "on": {"combiner": "dibs", "start_from": "dibs"}, "else": {"start_from": "runs/mine"}}
+    found = jobs(arms=arms, conditions=["scale-1", "energy-x1e3"], seeds=[0, 1])
+    for job in found:
+        assert (job.start is not None) == (job.arm == "on")
+        if job.start:
+            assert job.start.arm == "dibs"
+            assert all(getattr(job.start, of) == getattr(job, of) for of in ("env", "condition"))
+            assert job.start.config.seed == job.config.seed
+            assert job.after == (job.start,)
+    expert = {"expert-energy": None, "on": {"start_from": "expert-energy"}}
+    found = jobs(arms=expert, conditions=["energy-x1e3"])  # experts are run on the rewards as they are
+    assert {job.start.condition for job in found if job.arm == "on"} == {"scale-1"}
+    with pytest.raises(UserError, match="on starts from dibs, which must stand before it"):
+        jobs(arms=dict(reversed(list(arms.items()))))
+
+
 def test_arms_differ_in_their_own_settings_only():
     found = jobs(conditions=["energy-x1e3"], arms=["dibs-50", "norm-sum", "sb3-ppo", "mgda"], seeds=[3])
     cheetah = [to_plain(job.config) for job in found if job.env == "mo-halfcheetah-v5"]

@@ -20,12 +20,12 @@ def gather_anchors(job: Job, root: Path) -> None:
     """
     folder = root / job.anchors
     models = {}
-    for expert in job.after:
+    for expert in job.experts:
         objective = expert.arm.removeprefix(arms.EXPERT)
         models[objective] = folder / f"{objective}.zip"
         with open(RunFolder(root / expert.path).model_file, "rb") as source, atomic_write(models[objective]) as copy:
             shutil.copyfileobj(source, copy)
-    first = job.after[0]
+    first = job.experts[0]
     of_run = RunFolder(root / first.path).facts()
     facts = {"env": first.env, "algo": first.config.algo, "steps": first.config.steps, "seed": first.config.seed}
     facts |= {name: getattr(first.config, name) for name in OF_TASK}

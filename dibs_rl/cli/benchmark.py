@@ -181,7 +181,8 @@ def check_against_runs(jobs: Sequence[Job], root: Path) -> None:
         if not folder.config_file.is_file():
             continue
         before, now = to_plain(folder.config()), to_plain(job.config)
-        passed_over = _NOT_COMPARED | ({"anchors"} if job.after else set())  # these are its experts, wherever they are kept
+        # These are the study's own jobs, wherever they are kept.
+        passed_over = _NOT_COMPARED | ({"anchors"} if job.experts else set()) | ({"start_from"} if job.start else set())
         other = [key for key in now if key not in passed_over and before.get(key) != now[key]]
         if other:
             raise UserError(

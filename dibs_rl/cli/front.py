@@ -50,6 +50,8 @@ class FrontConfig:
     """Environment steps of each training; those shipped for the environment if not given."""
     settings: tuple[str, ...] = ()
     """Settings of 'dibs-rl train' for every job: num_envs=16 n_steps=32."""
+    warm_start: bool = False
+    """Let each policy begin as that of the nearest preference before it: the trainings of a seed then wait for each other."""
     transform: str = ""
     """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
     ref_point: str = ""
@@ -97,7 +99,7 @@ def read_plan(flags: FrontConfig) -> FrontPlan:
     settings = {**named_values(flags.settings, "settings"), **({} if flags.steps is None else {"steps": flags.steps})}
     objectives = objectives_of(env_id, settings)
     parse_transform(flags.transform, objectives)
-    return FrontPlan(env_id, objectives, flags.arm, settings, flags.transform, flags.seeds)
+    return FrontPlan(env_id, objectives, flags.arm, settings, flags.transform, flags.seeds, flags.warm_start)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ def train_flags(job: Job, root: Path) -> list[str]:
     # One processor: the gym backend steps in the process itself, the batch backend with one thread.
     of_process = {"threads": 1, "workers": int(base_and_transform(job.env)[0] in TASKS)}
     study = f"condition={job.condition},arm={job.arm}"
-    anchors = {"anchors": str(root / job.anchors)} if job.after else {}
-    settings = {"env": job.env, **of_process, **job.given, **anchors, "study": study, "out": str(root / job.path)}
+    others = {"anchors": str(root / job.anchors)} if job.experts else {}
+    others |= {"start_from": str(root / job.start.path)} if job.start else {}
+    settings = {"env": job.env, **of_process, **job.given, **others, "study": study, "out": str(root / job.path)}
     return ["--algo", job.config.algo, *as_flags({key: value for key, value in settings.items() if key != "algo"})]
 
 

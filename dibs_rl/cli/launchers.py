@@ -128,11 +128,11 @@ class Schedule:
         if folder.finished:
             return "done"
         if "failed" in before:
-            folder.write_error("An expert that it needs has failed.", "\n".join(str(other.path) for other in job.after))
+            folder.write_error("A job that it needs has failed.", "\n".join(str(other.path) for other in job.after))
             return "failed"
         if folder.in_use or any(state != "done" for state in before):  # in use: by another benchmark, say
             return "waiting"
-        if job.after:
+        if job.experts:
             gather_anchors(job, self._root)
         self._launcher.start(job)
         return "running"

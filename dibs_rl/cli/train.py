@@ -23,7 +23,6 @@ from dibs_rl.cli.flags import parse, peek, print_line
 from dibs_rl.cli.keeper import Keeper, Stopper
 from dibs_rl.cli.model import (
     Learner,
-    build_model,
     choose_device,
     choose_worlds_device,
     learner_class,
@@ -32,6 +31,7 @@ from dibs_rl.cli.model import (
 )
 from dibs_rl.cli.progress import TrainingDisplay
 from dibs_rl.cli.signals import obeying_signals
+from dibs_rl.cli.starts import new_model, start_facts
 from dibs_rl.config import RunConfig, config_class, load_yaml, shipped_file, validated
 from dibs_rl.cost import CostMeter
 from dibs_rl.envs import resolve_id
@@ -81,7 +81,7 @@ def _follow() -> int:
     config: RunConfig = ranks.from_lead(None)
     config = dataclasses.replace(config, seed=config.seed + ranks.rank() * config.num_envs)  # worlds that no other rank has
     with contextlib.closing(_make_worlds(config)) as env:
-        model = build_model(config, env, choose_device(config.device, env.observation_space, env.device))
+        model = new_model(config, env, choose_device(config.device, env.observation_space, env.device))
         stopper = Stopper()
         left, before = ranks.from_lead((0, 0))
         _seed_new_episodes(env, config.seed, before)
@@ -138,9 +138,10 @@ def _checked(config: RunConfig) -> RunConfig:
 
 
 def _start(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:
-    model = build_model(config, env, device)
+    model = new_model(config, env, device)
     facts: dict[str, Any] = {"backend": env.backend, "device": device, "objectives": list(env.objectives)}
     facts["transform"] = str(env.reward_transform or "")
+    facts |= start_facts(config)
     if ranks.number() > 1:
         facts["processes"] = ranks.number()
     folder = RunFolder.create(config, config.env, facts)
@@ -156,7 +157,7 @@ def _resume(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[Ru
     folder.lock()
     _check_physics(folder, env)
     file = folder.newest_model() if folder.has_model else None  # None: it was killed before it had saved anything
-    model = load_model(config, file, env, device) if file else build_model(config, env, device)
+    model = load_model(config, file, env, device) if file else new_model(config, env, device)
     if isinstance(model, VectorOffPolicy):
         _refill(model, folder)
     _seed_new_episodes(env, config.seed, model.num_timesteps)
