@@ -82,6 +82,23 @@ def sparsity(returns: ArrayLike) -> float:
     return float(np.square(np.diff(np.sort(points, axis=0), axis=0)).sum() / (len(points) - 1))
 
 
+def front_measures(returns: ArrayLike, reference: ArrayLike) -> dict[str, float]:
+    """What a front is worth: `policies`, `nondominated` (distinct ones), `hypervolume`, `expected_utility`, `sparsity`.
+
+    Args:
+        returns: `[k, m]`.
+        reference: Of the hypervolume, `[m]`.
+    """
+    points = np.asarray(returns, dtype=float)
+    return {
+        "policies": len(points),
+        "nondominated": len(front(points)),
+        "hypervolume": hypervolume(points, reference),
+        "expected_utility": expected_utility(points),
+        "sparsity": sparsity(points),
+    }
+
+
 def weight_control(preferences: ArrayLike, returns: ArrayLike) -> np.ndarray:
     """How well an objective's weight says where its return lands among other policies': Spearman's rank correlation, `[m]`.
 

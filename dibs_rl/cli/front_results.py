@@ -17,7 +17,7 @@ from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
 from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, front_file, points, read_result, write_front
 from dibs_rl.front_study import FrontPlan
-from dibs_rl.metrics import expected_utility, front, hypervolume, sparsity, utility_weights, weight_control
+from dibs_rl.metrics import front_measures, utility_weights, weight_control
 from dibs_rl.reporting.figures import png
 from dibs_rl.reporting.front_picture import FrontPoints, front_figure
 from dibs_rl.statistics import estimate, mean
@@ -88,17 +88,10 @@ def _evaluated_alike(root: Path, policies: Sequence[FrontPolicy]) -> dict[str, A
 
 def _measures(policies: Sequence[FrontPolicy], reference: Mapping[str, float]) -> dict[str, float]:
     """What the front of one seed is worth."""
-    returns = points(policies)
     weighed = [policy for policy in policies if all(weight > 0 for weight in policy.preference.values())]  # no experts
     weights = [list(policy.preference.values()) for policy in weighed]
-    return {
-        "policies": len(returns),
-        "nondominated": len(front(returns)),
-        "hypervolume": hypervolume(returns, list(reference.values())),
-        "expected_utility": expected_utility(returns),
-        "sparsity": sparsity(returns),
-        "weight_control": float(weight_control(weights, points(weighed)).mean()) if weighed else 0.0,
-    }
+    control = float(weight_control(weights, points(weighed)).mean()) if weighed else 0.0
+    return {**front_measures(points(policies), list(reference.values())), "weight_control": control}
 
 
 def _figure(plan: FrontPlan, summary: dict[str, Any], policies: Sequence[FrontPolicy]) -> Any:

@@ -1,0 +1,189 @@
+"""DiBS's fronts against the field: the same environment, as many environment steps, one way to score.
+
+    python benchmarks/field.py --env mo-halfcheetah-v5 --budget 11e6 --points 11 --seeds 0 1 2 3 4 --out runs/field/cheetah
+    python benchmarks/field.py --env mo-halfcheetah-v5 --budget 11e6 --points 11 --seeds 0 1 2 3 4 \
+        --transform energy=1e3 --out runs/field/cheetah-energy-x1e3
+
+Methods: `dibs`, `dibs-anchored`, `norm-sum`, `weighted-sum`, `sb3-ppo` and any other arm of `dibs-rl front`, which trains a
+policy for each preference (steps of experts are taken off the budget first); and `pgmorl` and `capql` of MORL-Baselines, whose
+policies are evaluated here as all others are, whatever their own numbers say (`field_learners.py` says what is around them).
+These two need, in an environment of their own:
+
+    pip install 'dibs-rl[field]' && pip install --no-deps morl-baselines==1.3.0
+
+MORL-Baselines asks for pycddlib 2.1.6, which has no wheels, and for much else that these two never import: hence --no-deps.
+
+Discount and reference point are those of `configs/fronts.yaml`. With `--transform` the learners see other units than what is
+scored. A budget's last fraction of a rollout or iteration is rounded: up by our learners, down by PGMORL.
+
+In the folder: `rows/<method>-seed<k>.json` once a method and seed are done, and `field.md`, the table of those that are asked
+for. The same command goes on where it was stopped: fronts where each policy was, MORL-Baselines' methods with what has no row.
+CPU seconds are of the training's processes.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from field_others import THEIRS, run_theirs
+from field_rows import Contest, Row, read_row, write_row, write_table
+
+from dibs_rl import arms
+from dibs_rl.cli import front as front_command
+from dibs_rl.cli.benchmark import named_values, objectives_of
+from dibs_rl.envs import base_and_transform, resolve_id
+from dibs_rl.errors import UserError
+from dibs_rl.front_folder import points, read_front, read_result
+from dibs_rl.front_study import FrontPlan
+from dibs_rl.run_folder import versions
+from dibs_rl.yardstick import yardstick
+
+DEFAULT_METHODS = ("dibs", "dibs-anchored", "weighted-sum", "sb3-ppo", *THEIRS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what is missing and writes the table; returns the exit code."""
+    flags = _flags(arguments)
+    contest = read_contest(flags)
+    settings = {method: _settings(flags, method) for method in flags.methods}
+    check_methods(contest, flags.methods)
+    flags.out.mkdir(parents=True, exist_ok=True)
+    missing = [
+        (method, seed)
+        for method in flags.methods
+        for seed in flags.seeds
+        if read_row(flags.out, contest, method, seed, settings[method]) is None
+    ]
+    try:
+        code = run_missing(contest, missing, settings, flags.out, flags.jobs)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    wanted = [(method, seed) for method in flags.methods for seed in flags.seeds]
+    rows = [row for one in wanted if (row := read_row(flags.out, contest, *one, settings[one[0]]))]
+    if rows:
+        file = write_table(flags.out, contest, rows)
+        print(f"{file.read_text()}\n{len(rows)} of {len(wanted)} rows. Table: {file}")
+    if code >= 128:
+        print("Stopped; the same command goes on.")
+    return code
+
+
+def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--env", default="mo-halfcheetah", help="environment id")
+    parser.add_argument("--methods", nargs="+", default=list(DEFAULT_METHODS), help="what is compared")
+    parser.add_argument("--budget", type=float, default=11e6, help="environment steps of a front")
+    parser.add_argument("--points", type=int, default=11, help="preferences of a front")
+    parser.add_argument("--refine", type=float, default=0.0, help="share of them that go where our fronts are sparse")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each method is run once with each")
+    parser.add_argument("--transform", default="", help="what the learners see: energy=1e3")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes of the evaluation of each policy")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each with one thread")
+    parser.add_argument("--out", type=Path, default=Path("runs/field"), help="folder of the results")
+    parser.add_argument("--settings", nargs="+", default=[], help="settings of dibs-rl train for our methods: n_epochs=5")
+    for method in THEIRS:
+        parser.add_argument(f"--{method}", nargs="+", default=[], help="arguments of its constructor: net_arch=[64,64]")
+    return parser.parse_args(arguments)
+
+
+def _settings(flags: argparse.Namespace, method: str) -> dict[str, Any]:
+    """What is said of a method alone, by name."""
+    return named_values(getattr(flags, method) if method in THEIRS else flags.settings, "settings")
+
+
+def read_contest(flags: argparse.Namespace) -> Contest:
+    """What is the same for all.
+
+    Raises:
+        UserError: If there is no such environment or objective, or nobody has said what fronts of it are measured by.
+    """
+    env_id = resolve_id(flags.env)
+    objectives = objectives_of(env_id, {})
+    measure = yardstick(base_and_transform(env_id)[0], objectives)
+    if measure.gamma is None or measure.reference is None:
+        raise UserError(f"configs/fronts.yaml has no discount and reference point of {env_id}.")
+    reference = tuple(measure.reference[name] for name in objectives)
+    how = (flags.transform, int(flags.budget), flags.points, flags.refine, measure.gamma, reference, flags.episodes)
+    contest = Contest(env_id, objectives, *how)
+    contest.seen_reference  # noqa: B018  (refuses what it cannot read)
+    return contest
+
+
+def check_methods(contest: Contest, methods: Sequence[str]) -> None:
+    """Raises a UserError if there is no such method."""
+    for method in methods:
+        if method not in THEIRS:
+            FrontPlan(contest.env, contest.objectives, method)
+
+
+def run_missing(
+    contest: Contest, missing: Sequence[tuple[str, int]], settings: Mapping[str, dict[str, Any]], root: Path, jobs: int
+) -> int:
+    """Runs methods and seeds; returns 0, 1 if one has failed, or what the shell is told of a signal.
+
+    Args:
+        contest: What is the same for all.
+        missing: Methods and seeds.
+        settings: Of each method.
+        root: Folder of the results.
+        jobs: Trainings at a time.
+    """
+    code = 0
+    for method, seed in missing:
+        if method not in THEIRS:
+            ended = run_front(contest, method, seed, settings[method], root, jobs)
+            if ended >= 128:
+                return ended
+            code = max(code, ended)
+    theirs = [(method, seed) for method, seed in missing if method in THEIRS]
+    return max(code, run_theirs(contest, theirs, settings, root, jobs)) if theirs else code
+
+
+def front_steps(contest: Contest, arm: str) -> int:
+    """Steps of each policy of a front, experts' among them."""
+    own = arms.expand({arm: None}, contest.objectives)[arm]
+    return contest.budget // (contest.points + (len(contest.objectives) if arms.is_anchored(own) else 0))
+
+
+def run_front(contest: Contest, arm: str, seed: int, settings: Mapping[str, Any], root: Path, jobs: int) -> int:
+    """Trains a front, and writes its row if it is whole; returns the exit code of `dibs-rl front`."""
+    folder = root / arm / f"seed{seed}"
+    reference = zip(contest.objectives, contest.reference, strict=True)
+    words = {
+        "env": contest.env,
+        "arm": arm,
+        "points": contest.points,
+        "refine": contest.refine,
+        "seeds": seed,
+        "steps": front_steps(contest, arm),
+        "gamma": contest.gamma,
+        "ref-point": ",".join(f"{name}={value}" for name, value in reference),
+        "jobs": jobs,
+        "out": folder,
+        **({"transform": contest.transform} if contest.transform else {}),
+    }
+    of_runs = [f"{name}={value}" for name, value in {"eval_episodes": contest.episodes, **settings}.items()]
+    flags = [text for name, value in words.items() for text in (f"--{name}", str(value))]
+    code = front_command.run([*flags, "--settings", *of_runs])
+    if code == 0:
+        write_row(root, contest, {"method": arm, "seed": seed, "settings": dict(settings), **front_row(folder)})
+    return code
+
+
+def front_row(folder: Path) -> Row:
+    """What a front's folder says of it."""
+    policies = read_front(folder)
+    results = [read_result(folder, policy) for policy in policies]
+    spent = {key: sum(result["cost"][key] for result in results) for key in ("seconds", "cpu_seconds")}
+    steps = sum(result["steps"] for result in results)
+    return {"returns": points(policies).tolist(), "steps": steps, "selection_steps": 0, **spent, "versions": versions()}
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"field.py: error: {error}")
