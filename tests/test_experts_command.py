@@ -1,5 +1,7 @@
 """`dibs-rl experts` and `train --anchors`: once trained, experts are kept, checked and used; nothing is overwritten."""
 
+import shutil
+
 import pytest
 import yaml
 
@@ -128,13 +130,22 @@ def test_experts_are_trained_in_the_run_s_own_task_and_physics(backend, trained_
     assert (flags.pad_tasks, flags.reward_terms) == (True, "x=y")
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--reward-terms", "a=b"], "were trained with reward_terms '', and this run has 'a=b'"),
-        (["--backend", "warp"], "in the physics of the gym backend; this run has --backend warp"),
-    ],
-)
-def test_experts_of_another_task_or_other_physics_get_one_line(experts, flags, message):
-    with pytest.raises(UserError, match=message):
-        dispatch(["train", *ENV, *TINY, "--anchors", str(experts), *flags])
+def test_experts_of_another_task_get_one_line(experts):
+    with pytest.raises(UserError, match="were trained with reward_terms '', and this run has 'a=b'"):
+        dispatch(["train", *ENV, *TINY, "--anchors", str(experts), "--reward-terms", "a=b"])
+
+
+def test_experts_of_other_physics_get_one_line(experts, tmp_path):
+    """Whatever `auto` has meant: what counts is what steps the worlds."""
+    config = PPOConfig(anchors=str(experts))
+    for backend in ("gym", "batch"):  # they have the same physics
+        experts_command.check_experts_physics(config, backend)
+    with pytest.raises(UserError, match="in the physics of the gym backend, and the warp backend steps here: --backend gym"):
+        experts_command.check_experts_physics(config, "warp")
+    experts_command.check_experts_physics(PPOConfig(), "warp")
+    there = shutil.copytree(experts, tmp_path / "experts")
+    facts = yaml.safe_load((there / "experts.yaml").read_text())
+    (there / "experts.yaml").write_text(yaml.safe_dump({**facts, "backend": "warp"}))
+    with pytest.raises(UserError, match="of the warp backend, and the gym backend steps here"):
+        dispatch(["train", *ENV, *TINY, "--anchors", str(there), "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()

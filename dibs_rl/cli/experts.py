@@ -57,7 +57,8 @@ def run(arguments: list[str]) -> int:
     flags = parse(ExpertsConfig, arguments, "experts")
     code, folder = make_experts(flags)
     if code == 0:
-        print_line(f"Experts: {folder}   (use them: dibs-rl train --env {flags.env} --anchors {folder})")
+        physics = " --backend warp" if flags.backend == "warp" else ""
+        print_line(f"Experts: {folder}   (use them: dibs-rl train --env {flags.env}{physics} --anchors {folder})")
     return code
 
 
@@ -103,7 +104,7 @@ def with_anchors(config: RunConfig) -> RunConfig:
 
 
 def _check_experts(config: RunConfig, folder: Path) -> None:
-    """Raises a UserError if the folder's experts were trained in another task, or in other physics."""
+    """Raises a UserError if the folder's experts were trained in another task."""
     facts = _task_facts(folder)
     if facts.get("env") != config.env:
         raise UserError(f"The experts in {folder} were trained in {facts.get('env')}, and this is {config.env}.")
@@ -111,11 +112,20 @@ def _check_experts(config: RunConfig, folder: Path) -> None:
         if facts[name] != getattr(config, name):
             found, wanted = facts[name], getattr(config, name)
             raise UserError(f"The experts in {folder} were trained with {name} {found!r}, and this run has {wanted!r}.")
-    backend = facts.get("backend", config.backend)
-    if config.backend not in ("auto", backend) and "warp" in (config.backend, backend):
+
+
+def check_experts_physics(config: RunConfig, backend: str) -> None:
+    """Raises a UserError if the run's experts, where it has any, were trained in other physics than step its worlds.
+
+    Args:
+        config: With the folder of the experts.
+        backend: What steps the run's worlds.
+    """
+    theirs = _task_facts(Path(config.anchors)).get("backend", backend) if config.anchors else backend
+    if theirs != backend and "warp" in (theirs, backend):
         raise UserError(
-            f"The experts in {folder} were trained in the physics of the {backend} backend; this run has --backend "
-            f"{config.backend}."
+            f"The experts in {config.anchors} were trained in the physics of the {theirs} backend, and the {backend} backend "
+            f"steps here: --backend {theirs}, or other experts."
         )
 
 

@@ -18,7 +18,7 @@ from dibs_rl.agents.off_policy import VectorOffPolicy
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.cli.evaluate import evaluate_and_print, keep_result
-from dibs_rl.cli.experts import with_anchors
+from dibs_rl.cli.experts import check_experts_physics, with_anchors
 from dibs_rl.cli.flags import parse, peek, print_line
 from dibs_rl.cli.keeper import Keeper, Stopper
 from dibs_rl.cli.model import (
@@ -138,6 +138,7 @@ def _checked(config: RunConfig) -> RunConfig:
 
 
 def _start(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:
+    check_experts_physics(config, env.backend)
     model = new_model(config, env, device)
     facts: dict[str, Any] = {"backend": env.backend, "device": device, "objectives": list(env.objectives)}
     facts["transform"] = str(env.reward_transform or "")
