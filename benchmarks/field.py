@@ -11,7 +11,8 @@ These two need, in an environment of their own:
 
     pip install 'dibs-rl[field]' && pip install --no-deps morl-baselines==1.3.0
 
-MORL-Baselines asks for pycddlib 2.1.6, which has no wheels, and for much else that these two never import: hence --no-deps.
+MORL-Baselines pins pycddlib, which may have to be built from source, and asks for more that these two never import: hence
+--no-deps.
 
 Discount and reference point are those of `configs/fronts.yaml`. With `--transform` the learners see other units than what is
 scored. A budget's last fraction of a rollout or iteration is rounded: up by our learners, down by PGMORL.
