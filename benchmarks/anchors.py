@@ -1,0 +1,284 @@
+"""What of the anchored game matters: ablations of its experts, of its distances, and of where training starts.
+
+    python benchmarks/anchors.py --env mo-halfcheetah --seeds 0 1 2 3 4
+    python benchmarks/anchors.py --env mo-hopper --steps 500000 --variants local anchored frozen
+
+Each variant trains one policy for equal preferences, and one for each objective with three times the others' weight,
+from the same experts, which are trained first. A finished training is a JSON file in the folder (`--out`), and is not
+repeated: the same command goes on where it was stopped. Printed last, over seeds, with 95% bootstrap intervals: returns
+for equal preferences, the hypervolume of the policies together (discount and reference point from configs/fronts.yaml),
+and the rank correlation of weight and return. The experts' steps are the same for all variants but `local` and `random`,
+which need none; they are not counted here.
+
+Variants:
+    local        the local game, without experts
+    anchored     the anchored game as `dibs-rl train --anchors` plays it
+    frozen       distances as they are in the first rollout, ever after
+    random       untrained policies in the place of the experts
+    half         experts of half the training
+    kl           distances by the Kullback-Leibler divergence from the expert, root of twice its mean, noise included
+    from-expert  begins with the policy of the expert that the preference favours (the first one where all are equal)
+    noise-floor  the standard deviation of actions does not fall below 0.2 of half the range
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from dibs_rl.agents import DiBSPPO
+from dibs_rl.agents.anchors import Anchors
+from dibs_rl.agents.experts import read_experts
+from dibs_rl.cli.evaluate import SEED_OFFSET
+from dibs_rl.cli.experts import ExpertsConfig, make_experts
+from dibs_rl.cli.model import build_model, make_env, worlds_for
+from dibs_rl.cli.train import read_config
+from dibs_rl.config import RunConfig
+from dibs_rl.envs import as_vector_env, resolve_id
+from dibs_rl.envs.tasks import TASKS
+from dibs_rl.evaluation import evaluate
+from dibs_rl.files import atomic_write
+from dibs_rl.metrics import hypervolume, weight_control
+from dibs_rl.statistics import estimate, mean
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv
+from dibs_rl.yardstick import yardstick
+
+FAVOUR = 3.0  # weight of the favoured objective to 1 of each other
+LEAST_NOISE = 0.2
+
+
+class Frozen(Anchors):
+    """Keeps the distances of the first rollout."""
+
+    found: Tensor | None = None
+
+    def distances(self, policy: BasePolicy, obs: Obs, active: Tensor | None = None) -> Tensor:
+        """Those that were measured first."""
+        if self.found is None:
+            self.found = super().distances(policy, obs, active)
+        return self.found
+
+
+class ByKL(Anchors):
+    """Measures distances between the two Gaussian distributions of actions, noise included."""
+
+    @torch.no_grad()
+    def distances(self, policy: BasePolicy, obs: Obs, active: Tensor | None = None) -> Tensor:
+        """Root of twice the mean divergence of an entry: for equal noise, root mean square differences in units of it."""
+        assert active is None, "one world has all objectives"
+        own = gaussian(policy, obs)
+        gaps = [kl_divergence(own, gaussian(anchor, obs)).mean() for anchor in self.policies.values()]
+        return (2 * torch.stack(gaps)).sqrt()
+
+
+def gaussian(policy: BasePolicy, obs: Obs) -> Normal:
+    """The distribution of actions, in float64."""
+    found = policy.get_distribution(obs).distribution
+    return Normal(found.loc.double(), found.scale.double())
+
+
+class NoiseFloor(BaseCallback):
+    """Keeps the action noise alive."""
+
+    def _on_rollout_start(self) -> None:
+        with torch.no_grad():
+            self.model.policy.log_std.clamp_(min=math.log(LEAST_NOISE))
+
+    def _on_step(self) -> bool:
+        return True
+
+
+VARIANTS = ("local", "anchored", "frozen", "random", "half", "kl", "from-expert", "noise-floor")
+ANCHORS: dict[str, type[Anchors]] = {"frozen": Frozen, "kl": ByKL}  # of all others, those that ship
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One training.
+
+    Attributes:
+        variant: What is left out or changed.
+        preference: Weights in the objectives' order.
+        config: All settings.
+        experts: Their folder.
+        file: Where the result goes.
+    """
+
+    variant: str
+    preference: tuple[float, ...]
+    config: RunConfig
+    experts: Path
+    file: Path
+
+
+def train(training: Training) -> None:
+    """Trains, evaluates and writes the result."""
+    torch.set_num_threads(1)
+    config = training.config
+    with contextlib.closing(make_env(config, config.num_envs, config.seed)) as env:
+        model = make_model(training, env)
+        model.learn(config.steps, callback=NoiseFloor() if training.variant == "noise-floor" else None)
+    gamma = yardstick(config.env, model.objectives).gamma or config.gamma
+    seed = SEED_OFFSET + config.seed
+    with contextlib.closing(make_env(config, worlds_for(config.env, config.eval_episodes), seed)) as env, torch.no_grad():
+        found = evaluate(model, env, config.eval_episodes, seed=seed, gamma=gamma).summary()
+    result = {**found, "preference": training.preference, "settings": dataclasses.asdict(config)}
+    with atomic_write(training.file) as stream:
+        stream.write(json.dumps(result, default=str).encode())
+
+
+def make_model(training: Training, env: VectorRewardVecEnv) -> DiBSPPO:
+    """The learner of a training, with the settings that are shipped for the environment."""
+    model = build_model(training.config, env, "cpu")
+    assert isinstance(model, DiBSPPO)
+    if training.variant == "local":
+        return model
+    if training.variant == "random":
+        experts = {name: untrained(training.config, env, i) for i, name in enumerate(model.objectives)}
+    else:
+        experts = read_experts(training.experts)
+    kind = ANCHORS.get(training.variant, Anchors)
+    model._preferred = kind(experts, model.objectives, model.observation_space, model.action_space)
+    if training.variant == "from-expert":
+        take_policy(model, experts[model.objectives[int(np.argmax(training.preference))]])
+    return model
+
+
+def untrained(config: RunConfig, env: VectorRewardVecEnv, i: int) -> BasePolicy:
+    """A policy that has learnt nothing, another one for each objective."""
+    other_start = dataclasses.replace(config, seed=1_000 * (config.seed + 1) + i)
+    return build_model(other_start, env, "cpu").policy
+
+
+def take_policy(model: DiBSPPO, expert: BasePolicy) -> None:
+    """Gives a learner the expert's policy and observation statistics; the critic stays a new one."""
+    critic = {id(parameter) for parameter in model.policy.value_parameters()}
+    names = {name for name, parameter in model.policy.named_parameters() if id(parameter) not in critic}
+    names |= {name for name in model.policy.state_dict() if "norm.parts" in name}
+    model.policy.load_state_dict({name: expert.state_dict()[name] for name in names}, strict=False)
+
+
+def plan(flags: argparse.Namespace) -> list[Training]:
+    """All trainings, the first seed's first; trains the experts that are missing."""
+    env_id = resolve_id(flags.env)
+    with contextlib.closing(as_vector_env(env_id)) as env:
+        objectives = env.objectives
+    steps = [] if flags.steps is None else ["--steps", str(flags.steps)]
+    found = []
+    for seed in flags.seeds:
+        words = ["--env", env_id, "--seed", str(seed), "--threads", "1", "--workers", str(int(env_id in TASKS)), *steps]
+        whole = read_config(words).steps
+        folders = {
+            share: experts(flags, env_id, seed, share, whole // share)
+            for share in {2 if variant == "half" else 1 for variant in flags.variants if variant not in ("local", "random")}
+        }
+        for variant, preference in itertools.product(flags.variants, preferences(len(objectives))):
+            weights = ",".join(f"{name}={weight:g}" for name, weight in zip(objectives, preference, strict=True))
+            name = f"{variant}-p" + "-".join(f"{weight:g}" for weight in preference)
+            found.append(
+                Training(
+                    variant,
+                    preference,
+                    read_config([*words, "--preference", weights]),
+                    folders.get(2 if variant == "half" else 1, flags.out),
+                    flags.out / env_id / name / f"seed{seed}.json",
+                )
+            )
+    return found
+
+
+def preferences(m: int) -> list[tuple[float, ...]]:
+    """Equal weights, then each objective favoured."""
+    return [(1.0,) * m, *(tuple(FAVOUR if i == j else 1.0 for j in range(m)) for i in range(m))]
+
+
+def experts(flags: argparse.Namespace, env_id: str, seed: int, share: int, steps: int) -> Path:
+    """The folder of the experts, trained if they are not there yet."""
+    folder = flags.out / "experts" / f"{env_id}-{steps}-seed{seed}"
+    code, folder = make_experts(ExpertsConfig(env=env_id, steps=steps, seed=seed, out=folder, jobs=flags.jobs))
+    if code:
+        raise SystemExit(code)
+    return folder
+
+
+def run_all(trainings: Sequence[Training], jobs: int) -> None:
+    """Runs what is not done yet, so many at a time, each with one thread."""
+    todo = [training for training in trainings if not training.file.is_file()]
+    print(f"{len(trainings)} trainings, {len(trainings) - len(todo)} of them done", flush=True)
+    # A process for each: what a library keeps in a process then never reaches the next training.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = {pool.submit(train, training): training for training in todo}
+        try:
+            for k, done in enumerate(as_completed(running), 1):
+                done.result()
+                print(f"{k}/{len(todo)}  {running[done].file} done", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise SystemExit("Stopped; the same command goes on.") from None
+
+
+def table(trainings: Sequence[Training]) -> list[list[str]]:
+    """Rows of cells, the first one of headings."""
+    results = {training: json.loads(training.file.read_text()) for training in trainings}
+    objectives = list(next(iter(results.values()))["returns"])
+    rows = [["variant", *objectives, "hypervolume", "weight control"]]
+    for variant in dict.fromkeys(training.variant for training in trainings):
+        own = {training: result for training, result in results.items() if training.variant == variant}
+        equal = [result["returns"] for training, result in own.items() if len(set(training.preference)) == 1]
+        seeds = dict.fromkeys(training.config.seed for training in own)
+        worth = [worth_of({t: result for t, result in own.items() if t.config.seed == seed}, objectives) for seed in seeds]
+        columns = [[returns[name]["mean"] for returns in equal] for name in objectives]
+        rows.append([variant, *map(with_interval, [*columns, *zip(*worth, strict=True)])])
+    return rows
+
+
+def worth_of(results: Mapping[Training, Mapping[str, Any]], objectives: Sequence[str]) -> tuple[float, float]:
+    """Hypervolume and mean weight control of one seed's policies."""
+    reference = yardstick(next(iter(results)).config.env, objectives).reference
+    returns = [[result["discounted_returns"][name]["mean"] for name in objectives] for result in results.values()]
+    volume = math.nan if reference is None else hypervolume(returns, [reference[name] for name in objectives])
+    shares = [np.divide(training.preference, sum(training.preference)) for training in results]
+    return volume, float(weight_control(shares, returns).mean())
+
+
+def with_interval(values: Sequence[float]) -> str:
+    """The mean over seeds with its 95% bootstrap interval, where there are seeds enough for one."""
+    found = estimate([values], mean)
+    return f"{found.value:.4g}" + (f" [{found.low:.4g}, {found.high:.4g}]" if found.has_interval else "")
+
+
+def main() -> None:
+    """Reads the flags, trains, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="mo-halfcheetah")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, help="of each training; those shipped for the environment if not given")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/anchors"))
+    flags = parser.parse_args()
+    trainings = plan(flags)
+    run_all(trainings, flags.jobs)
+    rows = table(trainings)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""benchmarks/anchors.py: each ablation changes what it says, and the table is made of what the files hold."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_envs import point_envs
+from torch.testing import assert_close
+
+from dibs_rl.agents import DiBSPPO
+from dibs_rl.agents.anchors import Anchors
+from dibs_rl.config import PPOConfig
+from dibs_rl.metrics import hypervolume
+
+NAMES = ("reward_0", "reward_1")
+
+
+@pytest.fixture(scope="module")
+def script():
+    file = Path(__file__).parent.parent / "benchmarks" / "anchors.py"
+    spec = importlib.util.spec_from_file_location("anchor_ablations", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def learner(seed, **kwargs):
+    return DiBSPPO("MlpPolicy", point_envs(2), n_steps=16, batch_size=16, n_epochs=1, seed=seed, device="cpu", **kwargs)
+
+
+def experts():
+    return {name: learner(seed).policy for seed, name in enumerate(NAMES, 1)}
+
+
+def observations(model):
+    space = model.observation_space
+    draw = np.random.default_rng(0)
+    return torch.as_tensor(draw.normal(size=(32, *space.shape)), dtype=torch.float32)
+
+
+def distances_by(kind, model, policies, obs):
+    return kind(policies, NAMES, model.observation_space, model.action_space).distances(model.policy, obs)
+
+
+def test_frozen_distances_are_those_of_the_first_call(script):
+    model, policies = learner(0), experts()
+    obs = observations(model)
+    frozen = script.Frozen(policies, NAMES, model.observation_space, model.action_space)
+    first = frozen.distances(model.policy, obs)
+    model.learn(2 * 16 * 3)
+    assert torch.equal(frozen.distances(model.policy, obs), first)
+    assert not torch.equal(distances_by(Anchors, model, policies, obs), first)
+
+
+def test_divergence_of_equal_noise_is_the_distance_of_the_means_in_its_units(script):
+    model, policies = learner(0), experts()
+    obs, sigma = observations(model), 0.3
+    with torch.no_grad():
+        for policy in (model.policy, *policies.values()):
+            policy.log_std.fill_(np.log(sigma))
+        own, theirs = (policy.get_distribution(obs).distribution.loc.double() for policy in (model.policy, policies[NAMES[1]]))
+    expected = (own - theirs).square().mean().sqrt() / sigma
+    assert_close(distances_by(script.ByKL, model, policies, obs)[1], expected, rtol=1e-5, atol=0)
+
+
+def test_the_noise_has_a_floor(script):
+    model = learner(0)
+    with torch.no_grad():
+        model.policy.log_std.fill_(-5.0)
+    model.learn(2 * 16, callback=script.NoiseFloor())
+    assert (
+        model.policy.log_std.exp().min() > 0.9 * script.LEAST_NOISE
+    )  # an update may take it below, the next rollout mends it
+
+
+def test_beginning_from_an_expert_takes_its_actions_and_not_its_values(script):
+    expert, model = learner(1).learn(2 * 16), learner(0)
+    obs, values = observations(model), None
+    with torch.no_grad():
+        values = model.policy.normalised_values(expert.policy.features_extractor.norm(obs))
+        script.take_policy(model, expert.policy)
+        assert torch.equal(model.policy._predict(obs, deterministic=True), expert.policy._predict(obs, deterministic=True))
+        assert torch.equal(model.policy.normalised_values(obs), values)
+
+
+def result(script, folder, variant, preference, seed, returns):
+    training = script.Training(variant, preference, PPOConfig(env="mo-halfcheetah-v5", seed=seed), folder, folder / "x.json")
+    file = folder / f"{variant}{preference}{seed}.json"
+    by_name = {name: {"mean": value} for name, value in zip(("forward", "energy"), returns, strict=True)}
+    file.write_text(json.dumps({"returns": by_name, "discounted_returns": by_name}))
+    return script.Training(training.variant, preference, training.config, folder, file)
+
+
+def test_the_table_is_of_what_the_files_hold(script, tmp_path):
+    returns = {(1.0, 1.0): (5, 5), (3.0, 1.0): (8, 1), (1.0, 3.0): (2, 9)}
+    trainings = [
+        result(script, tmp_path, "local", preference, seed, [one + seed for one in found])
+        for seed in (0, 2)
+        for preference, found in returns.items()
+    ]
+    head, row = script.table(trainings)
+    assert head == ["variant", "forward", "energy", "hypervolume", "weight control"]
+    volume = np.mean([hypervolume(np.array(list(returns.values())) + seed, [-100, -100]) for seed in (0, 2)])
+    assert row == ["local", "6", "6", f"{volume:.4g}", "1"]
