@@ -10,9 +10,8 @@ import yaml
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from dibs_rl.config import load_yaml
 from dibs_rl.errors import UserError
-from dibs_rl.files import atomic_write
+from dibs_rl.files import atomic_write, load_yaml
 
 _MANIFEST = "experts.yaml"
 

@@ -47,7 +47,7 @@ from dibs_rl.agents.experts import read_experts
 from dibs_rl.cli.evaluate import SEED_OFFSET
 from dibs_rl.cli.experts import ExpertsConfig, make_experts
 from dibs_rl.cli.model import build_model, make_env, worlds_for
-from dibs_rl.cli.train import read_config
+from dibs_rl.cli.train_config import read_config
 from dibs_rl.config import RunConfig
 from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.envs.tasks import TASKS

@@ -1,28 +1,24 @@
-"""What a run is: validated settings, from YAML and flags, and back to YAML.
+"""What a run is: its settings, held against their bounds.
 
 Each field's docstring is its help text on the command line.
 """
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
+from dibs_rl.by_objective import by_objective_text
 from dibs_rl.errors import UserError, did_you_mean
 
-CONFIGS = Path(__file__).parent / "configs"
 _NOT_SAVED = {"config", "resume", "out", "study"}
-BADSCALE_SUFFIX = "-badscale"  # of the names in the badly scaled suite, behind the name of what is scaled
 BY_OBJECTIVE = ("preference", "transform", "reward_terms")  # fields that YAML may hold as a mapping
 OF_TASK = ("reward_terms", "pad_tasks")  # fields that change the task which an environment's id stands for
-_SHARED_SETTINGS = {"sb3-ppo": "ppo"}  # algorithms that take the shipped settings of another one
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -213,37 +209,6 @@ def config_class(algo: str) -> type[RunConfig]:
     return ALGORITHMS[algo]
 
 
-def bare_name(env_id: str) -> str:
-    """An environment's id without its version."""
-    return re.sub(r"-v\d+$", "", env_id)
-
-
-def shipped_file(algo: str, env_id: str) -> Path | None:
-    """The YAML file shipped for an environment: of its id, of its name without the version, or of what it scales badly."""
-    folder = CONFIGS / _SHARED_SETTINGS.get(algo, algo)
-    env_id = env_id.rpartition(":")[2]
-    name = bare_name(env_id)
-    candidates = (folder / f"{found}.yaml" for found in (env_id, name, name.removesuffix(BADSCALE_SUFFIX)))
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Reads a mapping from a YAML file.
-
-    Raises:
-        UserError: If it cannot be read, is not YAML, or holds no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold settings as 'key: value' lines.")
-    return content
-
-
 def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
     """Makes a configuration out of plain settings.
 
@@ -280,41 +245,3 @@ def to_plain(config: RunConfig) -> dict[str, Any]:
     """The settings as YAML can hold them, without those that say where the run is kept."""
     plain = dataclasses.asdict(config)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items() if key not in _NOT_SAVED}
-
-
-def by_objective_text(values: Any) -> str:
-    """What is said of each objective, as one text: `3,1` or `forward=3,energy=1`."""
-    if isinstance(values, Mapping):
-        return ",".join(f"{name}={value}" for name, value in values.items())
-    if isinstance(values, list | tuple):
-        return ",".join(str(value) for value in values)
-    return "" if values is None else str(values)
-
-
-def parse_preference(text: str) -> list[float] | dict[str, float] | None:
-    """Reads `3,1` to a list and `forward=3,energy=1` to a mapping; None for an empty text.
-
-    Raises:
-        UserError: If it is neither.
-    """
-    parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    if not parts:
-        return None
-    try:
-        if all("=" in part for part in parts):
-            return {name: float(weight) for name, weight in by_name(text, "preference").items()}
-        return [float(part) for part in parts]
-    except ValueError:
-        raise UserError(f"A preference reads like 3,1 or forward=3,energy=1; found {text!r}.") from None
-
-
-def by_name(text: str, what: str) -> dict[str, str]:
-    """Reads `condition=scale-1,arm=dibs` to a mapping.
-
-    Raises:
-        UserError: If it does not read like that.
-    """
-    parts = [part.split("=", 1) for part in text.split(",") if part.strip()]
-    if any(len(part) != 2 for part in parts):
-        raise UserError(f"The {what} reads like name=value,name=value; found {text!r}.")
-    return {name.strip(): value.strip() for name, value in parts}

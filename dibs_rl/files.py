@@ -1,10 +1,14 @@
-"""Writing files that are whole or not there."""
+"""Writing files that are whole or not there, and reading YAML."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import yaml
+
+from dibs_rl.errors import UserError
 
 
 @contextlib.contextmanager
@@ -23,3 +27,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Reads a mapping from a YAML file.
+
+    Raises:
+        UserError: If it cannot be read, is not YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold settings as 'key: value' lines.")
+    return content

@@ -11,9 +11,10 @@ import numpy as np
 
 from dibs_rl import arms, conditions
 from dibs_rl import study as studies
+from dibs_rl.by_objective import parse_preference
 from dibs_rl.combiners import make_combiner
-from dibs_rl.config import load_yaml, parse_preference
 from dibs_rl.errors import UserError
+from dibs_rl.files import load_yaml
 from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"

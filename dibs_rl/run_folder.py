@@ -1,25 +1,21 @@
 """A run's folder: what it holds, under which names, and how to go on with it."""
 
 import json
-import os
-import platform
 import re
-import subprocess
 import zipfile
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import filelock
 import yaml
 
-from dibs_rl.config import RunConfig, by_name, load_yaml, to_plain, validated
+from dibs_rl.by_objective import by_name
+from dibs_rl.config import RunConfig, to_plain, validated
 from dibs_rl.errors import UserError
-from dibs_rl.files import atomic_write
+from dibs_rl.files import atomic_write, load_yaml
+from dibs_rl.provenance import surroundings
 
-_PACKAGES = ("dibs-rl", "torch", "numpy", "gymnasium", "mo-gymnasium", "mujoco", "mujoco-warp", "stable-baselines3", "torchjd")
-_CPUINFO = Path("/proc/cpuinfo")
 _KEPT_CHECKPOINTS = 3
 _LOCK, _ERROR = ".lock", "error.txt"
 _LOCK_PATIENCE = 3.0  # seconds in which a process that is told to end lets go of its run
@@ -63,7 +59,7 @@ class RunFolder:
         if folder.config_file.is_file():  # another process was faster
             raise _exists(folder.path)
         study = {"study": by_name(config.study, "study")} if config.study else {}
-        folder._write_config(config, {**study, **facts, **_surroundings()})
+        folder._write_config(config, {**study, **facts, **surroundings()})
         return folder
 
     def lock(self) -> None:
@@ -172,7 +168,7 @@ class RunFolder:
             What the person should know, a line each.
         """
         facts = self.facts()
-        resumed = [*facts.get("resumed", []), {"step": steps, **_surroundings()}]
+        resumed = [*facts.get("resumed", []), {"step": steps, **surroundings()}]
         self._write_config(config, {**facts, "resumed": resumed})
         for part in self.path.rglob(".*.part"):  # what a killed process had begun to write
             part.unlink(missing_ok=True)
@@ -248,48 +244,3 @@ def _is_whole(file: Path) -> bool:
             return archive.testzip() is None
     except Exception:  # a broken archive can fail in any way: as an unknown compression, a wrong size, an encrypted entry
         return False
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that a run depends on."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _surroundings() -> dict[str, Any]:
-    """Versions, machine and git commit, for whoever wants to repeat the run."""
-    return {
-        "versions": versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": _machine(),
-        "git_commit": _git_commit(),
-    }
-
-
-def _machine() -> str:
-    """How many processors of which kind."""
-    about = _CPUINFO.read_text(encoding="utf-8") if _CPUINFO.is_file() else ""
-    models = re.findall(r"^model name\s*:\s*(.+)$", about, re.MULTILINE)
-    return f"{os.cpu_count()} x {models[0] if models else platform.processor() or platform.machine()}"
-
-
-def _git_commit() -> str:
-    """Commit of the source this runs from; empty where it is installed from a wheel."""
-    here = Path(__file__).parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip() if (here.parent / "pyproject.toml").is_file() else ""

@@ -15,9 +15,10 @@ import pydantic
 import yaml
 
 from dibs_rl import arms, conditions
-from dibs_rl.config import CONFIGS, Count, RunConfig, Seed, load_yaml, shipped_file, validated
+from dibs_rl.config import Count, RunConfig, Seed, validated
 from dibs_rl.errors import UserError, did_you_mean
-from dibs_rl.files import atomic_write
+from dibs_rl.files import atomic_write, load_yaml
+from dibs_rl.shipped import CONFIGS, shipped_file
 
 STUDIES = CONFIGS / "studies"
 NAMED = ("envs", "conditions", "arms")

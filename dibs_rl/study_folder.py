@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from dibs_rl.arms import is_reference
 from dibs_rl.conditions import AS_IT_IS
-from dibs_rl.config import load_yaml
 from dibs_rl.errors import UserError
+from dibs_rl.files import load_yaml
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job, jobs_of, validated_study
 

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dibs_rl.config import CONFIGS, bare_name, by_name, load_yaml
+from dibs_rl.by_objective import by_name
 from dibs_rl.errors import UserError
+from dibs_rl.files import load_yaml
+from dibs_rl.shipped import CONFIGS, bare_name
 
 TABLE = CONFIGS / "fronts.yaml"
 _GIVEN = "as given"

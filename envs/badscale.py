@@ -9,10 +9,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from dibs_rl.config import BADSCALE_SUFFIX
 from dibs_rl.envs.factories import factory_of
 from dibs_rl.envs.registry import SPECS
 from dibs_rl.envs.scaling import TransformedEnv
+from dibs_rl.shipped import BADSCALE_SUFFIX
 
 
 @dataclass(frozen=True)

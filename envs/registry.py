@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dibs_rl.config import bare_name
 from dibs_rl.envs.metaworld import MT10
 from dibs_rl.envs.tasks import TASKS
 from dibs_rl.errors import UserError
+from dibs_rl.shipped import bare_name
 
 
 @dataclass(frozen=True)

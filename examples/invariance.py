@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dibs_rl.cli.model import build_model, choose_device, make_env
-from dibs_rl.cli.train import read_config
+from dibs_rl.cli.train_config import read_config
 from dibs_rl.errors import UserError
 
 

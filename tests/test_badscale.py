@@ -8,11 +8,10 @@ import torch
 
 from dibs_rl.agents import DiBSPPO
 from dibs_rl.cli.main import main
-from dibs_rl.config import shipped_file
 from dibs_rl.envs import BADSCALE, SPECS, TransformedEnv, as_vector_env, make, resolve_id, transform_rewards
-from dibs_rl.envs.registry import bare_name
 from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.run_folder import RunFolder
+from dibs_rl.shipped import bare_name, shipped_file
 
 FAMILIES = ["mo-halfcheetah", "mo-hopper", "mo-walker2d", "mo-ant", "mo-swimmer", "mo-humanoid", "mo-reacher"]
 FAMILIES += ["mo-lunar-lander", "mo-lunar-lander-continuous", "minecart", "deep-sea-treasure"]

@@ -13,9 +13,11 @@ import torch
 import yaml
 
 from dibs_rl.cli.main import main
-from dibs_rl.config import ALGORITHMS, CONFIGS, load_yaml, validated
+from dibs_rl.config import ALGORITHMS, validated
 from dibs_rl.envs import resolve_id
+from dibs_rl.files import load_yaml
 from dibs_rl.run_folder import RunFolder
+from dibs_rl.shipped import CONFIGS
 from dibs_rl.study import STUDIES
 
 ENV = "deep-sea-treasure-v0"

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from fake_studies import write_result, write_run
 
+from dibs_rl.by_objective import parse_preference
 from dibs_rl.cli.job_flags import train_flags
-from dibs_rl.config import bare_name, load_yaml, parse_preference
 from dibs_rl.envs import SPECS
 from dibs_rl.errors import UserError
+from dibs_rl.files import load_yaml
 from dibs_rl.front_folder import FrontPolicy, choose, flagged, front_file, points, read_front, read_policy, write_front
 from dibs_rl.front_study import FrontPlan
 from dibs_rl.preferences import lattice
 from dibs_rl.reporting.figures import png
 from dibs_rl.reporting.front_picture import FrontPoints, front_figure
+from dibs_rl.shipped import bare_name
 from dibs_rl.study import record
 from dibs_rl.yardstick import TABLE, yardstick
 

@@ -17,7 +17,7 @@ from rank_worker import COUNTS, LEARNERS, RANKS, STEPS, WORLDS
 from stable_baselines3.common.callbacks import BaseCallback
 
 from dibs_rl import ranks
-from dibs_rl.config import load_yaml
+from dibs_rl.files import load_yaml
 from dibs_rl.returns import normalise_columns
 
 SAVED = ("obs", "actions", "log_probs", "rewards", "terminated", "truncated", "advantages", "value_targets", "active")

@@ -8,7 +8,7 @@ import yaml
 from dibs_rl import arms, conditions
 from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
 from dibs_rl.cli.job_flags import train_flags
-from dibs_rl.cli.train import read_config
+from dibs_rl.cli.train_config import read_config
 from dibs_rl.config import to_plain
 from dibs_rl.errors import UserError
 from dibs_rl.study import STUDIES, jobs_of, record, resolved, validated_study

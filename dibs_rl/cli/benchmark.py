@@ -13,11 +13,12 @@ import yaml
 from rich.console import Console
 
 from dibs_rl import study as studies
+from dibs_rl.by_objective import by_objective_text
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.launchers import Launcher, LocalLauncher, Schedule
 from dibs_rl.cli.ray_launcher import RayLauncher
 from dibs_rl.cli.study_display import StudyDisplay, error_of
-from dibs_rl.config import Count, by_objective_text, to_plain
+from dibs_rl.config import Count, to_plain
 from dibs_rl.envs import SPECS, base_and_transform, make, resolve_id, task_ids
 from dibs_rl.envs.registry import TASK_SETS
 from dibs_rl.envs.scaling import parse_transform

@@ -10,9 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dibs_rl.by_objective import parse_preference
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.model import Learner, choose_device, load_model, make_env, worlds_for
-from dibs_rl.config import parse_preference
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
 from dibs_rl.front_folder import FrontPolicy, choose, front_file, read_front

@@ -16,7 +16,8 @@ from dibs_rl.cli.model import choose_worlds_device, make_env
 from dibs_rl.config import OF_TASK, Count, RunConfig, Seed
 from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
-from dibs_rl.run_folder import RunFolder, versions
+from dibs_rl.provenance import versions
+from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job, Study
 
 _CACHE = Path("runs") / "experts"

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dibs_rl.config import BY_OBJECTIVE, by_objective_text
+from dibs_rl.by_objective import by_objective_text
+from dibs_rl.config import BY_OBJECTIVE
 from dibs_rl.envs import base_and_transform
 from dibs_rl.envs.tasks import TASKS
 from dibs_rl.study import Job

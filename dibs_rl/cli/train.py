@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.cli.evaluate import evaluate_and_print, keep_result
 from dibs_rl.cli.experts import check_experts_physics, with_anchors
-from dibs_rl.cli.flags import parse, peek, print_line
+from dibs_rl.cli.flags import print_line
 from dibs_rl.cli.keeper import Keeper, Stopper
 from dibs_rl.cli.model import (
     Learner,
@@ -32,15 +30,13 @@ from dibs_rl.cli.model import (
 from dibs_rl.cli.progress import TrainingDisplay
 from dibs_rl.cli.signals import obeying_signals
 from dibs_rl.cli.starts import new_model, start_facts
-from dibs_rl.config import RunConfig, config_class, load_yaml, shipped_file, validated
+from dibs_rl.cli.train_config import read_config
+from dibs_rl.config import RunConfig
 from dibs_rl.cost import CostMeter
-from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.progress_csv import ProgressCSV
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.vec_env import VectorRewardVecEnv
-
-_MAY_CHANGE = {"steps", "device", "workers", "threads", "checkpoint_every", "eval_episodes", "resume", "save_replay_buffer"}
 
 
 def run(arguments: list[str]) -> int:
@@ -93,48 +89,6 @@ def _follow() -> int:
 
 def _make_worlds(config: RunConfig) -> VectorRewardVecEnv:
     return make_env(config, config.num_envs, config.seed, choose_worlds_device(config))
-
-
-def read_config(arguments: list[str]) -> RunConfig:
-    """The settings: shipped ones, over them a YAML file's, over them the flags'.
-
-    Raises:
-        UserError: If any of them is wrong.
-    """
-    resume = peek(arguments, "resume")
-    if resume is not None:
-        return _changed_config(RunFolder.open(Path(resume)).config(), arguments)
-    defaults = _defaults(arguments)
-    config = _checked(parse(type(defaults), arguments, "train", defaults))
-    name, config.env = config.env, resolve_id(config.env)
-    if name != config.env and os.environ.get("RANK", "0") == "0":
-        print_line(f"{name} is {config.env}, the newest version.")
-    return config
-
-
-def _changed_config(saved: RunConfig, arguments: list[str]) -> RunConfig:
-    config = parse(type(saved), arguments, "train", saved)
-    changed = [f.name for f in dataclasses.fields(saved) if getattr(saved, f.name) != getattr(config, f.name)]
-    fixed = [name for name in changed if name not in _MAY_CHANGE]
-    if fixed:
-        raise UserError(f"A resumed run keeps its {', '.join(fixed)}; it may change {', '.join(sorted(_MAY_CHANGE))}.")
-    return _checked(config)
-
-
-def _defaults(arguments: list[str]) -> RunConfig:
-    given = peek(arguments, "config")
-    settings = load_yaml(Path(given)) if given else {}
-    algo = peek(arguments, "algo") or str(settings.get("algo", "ppo"))
-    named = peek(arguments, "env") or settings.get("env") or config_class(algo).env
-    if not given:
-        shipped = shipped_file(algo, resolve_id(named))
-        given, settings = str(shipped), load_yaml(shipped) if shipped else {}
-    return validated(algo, {**settings, "env": named, "algo": algo}, given)
-
-
-def _checked(config: RunConfig) -> RunConfig:
-    """Holds what the flags set against the fields' bounds."""
-    return validated(config.algo, {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, "the flags")
 
 
 def _start(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[RunFolder, Learner]:

@@ -1,0 +1,44 @@
+"""What is said by objective, or by name, as one text: `3,1` and `forward=3,energy=1`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dibs_rl.errors import UserError
+
+
+def by_objective_text(values: Any) -> str:
+    """What is said of each objective, as one text: `3,1` or `forward=3,energy=1`."""
+    if isinstance(values, Mapping):
+        return ",".join(f"{name}={value}" for name, value in values.items())
+    if isinstance(values, list | tuple):
+        return ",".join(str(value) for value in values)
+    return "" if values is None else str(values)
+
+
+def parse_preference(text: str) -> list[float] | dict[str, float] | None:
+    """Reads `3,1` to a list and `forward=3,energy=1` to a mapping; None for an empty text.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not parts:
+        return None
+    try:
+        if all("=" in part for part in parts):
+            return {name: float(weight) for name, weight in by_name(text, "preference").items()}
+        return [float(part) for part in parts]
+    except ValueError:
+        raise UserError(f"A preference reads like 3,1 or forward=3,energy=1; found {text!r}.") from None
+
+
+def by_name(text: str, what: str) -> dict[str, str]:
+    """Reads `condition=scale-1,arm=dibs` to a mapping.
+
+    Raises:
+        UserError: If it does not read like that.
+    """
+    parts = [part.split("=", 1) for part in text.split(",") if part.strip()]
+    if any(len(part) != 2 for part in parts):
+        raise UserError(f"The {what} reads like name=value,name=value; found {text!r}.")
+    return {name.strip(): value.strip() for name, value in parts}
