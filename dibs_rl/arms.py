@@ -1,6 +1,5 @@
 """Arms of a study: a name and the settings that set it apart; everything else is the same for all."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from torchjd.aggregation import WeightedAggregator
 
 from dibs_rl.combiners import COMBINERS, make_combiner, split_scalarisation
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 
 RANDOM, EXPERTS, EXPERT = "random", "experts", "expert-"
 _OWN: dict[str, dict[str, Any]] = {
@@ -83,9 +82,8 @@ def _said_by(name: str, objectives: list[str], is_described: bool) -> dict[str, 
     if is_described:
         return {}
     names = [*_OWN, EXPERTS, "dibs-1", *COMBINERS]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"Unknown arm {name!r}; {hint}There is {', '.join(names)}, or a name of yours with settings.")
+    hint = did_you_mean(name, names)
+    raise UserError(f"Unknown arm {name!r}.{hint} There is {', '.join(names)}, or a name of yours with settings.")
 
 
 def _how_often(combiner: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Every way to turn m objectives into one direction, by name: DiBS and the sums from here, the rest from TorchJD."""
 
-import difflib
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from torchjd.aggregation import Aggregator, NashMTL, Sum, WeightedAggregator, We
 from torchjd.linalg import Matrix
 
 from dibs_rl.bargaining import DiBS, Preference, positive_weights
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.returns import normalise_columns
 
 
@@ -158,9 +157,7 @@ def make_combiner(
             combiner takes none, or it needs a package that is not installed.
     """
     if name not in COMBINERS:
-        near = difflib.get_close_matches(name, COMBINERS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"Unknown combiner {name!r}; {hint}There is {', '.join(COMBINERS)}.")
+        raise UserError(f"Unknown combiner {name!r}.{did_you_mean(name, COMBINERS)} There is {', '.join(COMBINERS)}.")
     m = None if objectives is None else len(objectives)
     weights = None if preference is None else positive_weights(preference, m, objectives or ())
     if name in _OURS:

@@ -205,7 +205,7 @@ def config_class(algo: str) -> type[RunConfig]:
         UserError: If there is no such algorithm.
     """
     if algo not in ALGORITHMS:
-        raise UserError(f"Unknown algorithm {algo!r}; there is {', '.join(ALGORITHMS)}.")
+        raise UserError(f"Unknown algorithm {algo!r}.{did_you_mean(algo, ALGORITHMS)} There is {', '.join(ALGORITHMS)}.")
     return ALGORITHMS[algo]
 
 

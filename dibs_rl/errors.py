@@ -16,7 +16,14 @@ class NonFiniteError(UserError):
     """A reward, advantage or gradient is NaN or infinite; the message names objective, environment and step."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean forward?"` for a name that is close to a known one; else nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, alike: float = 0.6) -> str:
+    """`" Did you mean forward?"` for a name that is close to a known one; else nothing.
+
+    Args:
+        name: What was given.
+        known: What there is.
+        most: How many near names are told.
+        alike: How alike a name has to be, from 0 to 1.
+    """
+    near = difflib.get_close_matches(name, list(known), n=most, cutoff=alike)
+    return f" Did you mean {', '.join(near)}?" if near else ""

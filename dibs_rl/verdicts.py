@@ -1,4 +1,4 @@
-"""Which ways of combining objectives an environment's scales will lead astray, by rules that are stated."""
+"""Which ways of combining objectives an environment's scales will lead astray, by rules that are stated with their limits."""
 
 import itertools
 import math
@@ -15,8 +15,41 @@ ROLLOUT = 4096  # steps: 64 worlds times 64, the defaults
 FEW_REWARDS = 10  # in a rollout
 SAME = 0.95  # correlation of returns
 
+SUM = ("weighted-sum",)
 EQUAL_SAY = ("dibs", "norm-sum", "mgda")  # examples of all that normalise each objective on its own
 ALL = ("all",)
+
+_LIMITS = {  # where each rule applies, and to which arms
+    "never varied": (ALL, "advantages and returns of an objective are constant"),
+    "dominant": (SUM, f"one of several objectives has more than {DOMINANT:.0%} of the advantage variance"),
+    "drowned": (SUM, f"one has less than {DROWNED:.0%} of it, and none is dominant"),
+    "offset": (
+        ALL,
+        "episodes end early, the mean of an objective's rewards is above their standard deviation, and the episode's length "
+        f"explains more than {BY_LENGTH:.0%} of its return, but not all of it",
+    ),
+    "sparse": (EQUAL_SAY, f"fewer than {FEW_REWARDS} rewards other than 0 in a rollout of {ROLLOUT:,} steps"),
+    "trivial": (EQUAL_SAY, "one action, all the time, gives the greatest reward that was seen"),
+    "same": (EQUAL_SAY, f"the returns of two objectives have a correlation above {SAME}"),
+}
+_NONE = "none"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule, and how near the environment comes to it.
+
+    Attributes:
+        rule: Its name.
+        arms: Combiners that are led astray where it applies.
+        limit: Where it applies, with the threshold.
+        nearest: The objective that comes nearest, with its number; what was measured that applies is beyond the limit.
+    """
+
+    rule: str
+    arms: tuple[str, ...]
+    limit: str
+    nearest: str
 
 
 @dataclass(frozen=True)
@@ -37,18 +70,8 @@ class Verdict:
 
 
 def verdicts(scales: Scales) -> list[Verdict]:
-    """The rules that apply to what was measured; none where no combiner is led astray by scales.
-
-    never varied: An objective's advantages and returns are constant.
-    dominant: An objective has more than 90% of the variance of all advantages.
-    drowned: An objective has less than 1% of it, and another one is not dominant already.
-    offset: The length of an episode explains more than 90% of an objective's return, but not all of it, and the mean of its
-        rewards is larger than their standard deviation.
-    sparse: Rewards other than 0 come less than ten times in a rollout of 4096 steps.
-    trivial: One action, all the time, gives the greatest reward that was seen in each step.
-    same: Returns of two objectives have a correlation above 0.95.
-    """
-    voting = {name: scale for name, scale in scales.objectives.items() if scale.varies}
+    """The rules that apply to what was measured (see `rules`); none where no combiner is led astray by scales."""
+    voting = _voting(scales)
     silent = [name for name in scales.objectives if name not in voting]
     found = [
         Verdict("never varied", (name,), ALL, f"{name} never varied: no vote until exploration finds it") for name in silent
@@ -60,17 +83,56 @@ def verdicts(scales: Scales) -> list[Verdict]:
     return [*found, *_pairs(scales, voting)]
 
 
+def rules(scales: Scales) -> list[Rule]:
+    """All the rules, each with its limit and with the objective of an environment that comes nearest to it."""
+    voting = _voting(scales)
+    silent = [name for name in scales.objectives if name not in voting]
+    by_share = sorted(voting, key=lambda name: voting[name].advantage_share) if len(voting) > 1 else []
+    shares = [f"{name} {percent(voting[name].advantage_share)}" for name in by_share] or [_NONE]
+    rewards = sorted((scale.nonzero * ROLLOUT, name) for name, scale in voting.items() if scale.nonzero > 0)
+    nearest = {
+        "never varied": ", ".join(silent),
+        "dominant": shares[-1],
+        "drowned": shares[0],
+        "offset": _nearest_offset(scales, voting),
+        "sparse": f"{rewards[0][1]} {rewards[0][0]:,.1f}" if rewards else "",
+        "trivial": ", ".join(f"{name} by {scale.trivial_action}" for name, scale in voting.items() if scale.trivial_action),
+        "same": _nearest_pair(scales, voting),
+    }
+    return [Rule(name, arms, limit, nearest[name] or _NONE) for name, (arms, limit) in _LIMITS.items()]
+
+
+def _voting(scales: Scales) -> dict[str, ObjectiveScale]:
+    return {name: scale for name, scale in scales.objectives.items() if scale.varies}
+
+
+def _nearest_offset(scales: Scales, voting: dict[str, ObjectiveScale]) -> str:
+    if not scales.ends_early:
+        return "no episode ends early"
+    hiding = {name: scale for name, scale in voting.items() if abs(scale.step.mean) > scale.step.std}
+    explained = [(scale.by_length, name) for name, scale in hiding.items() if scale.by_length < ALL_OF_IT]
+    return f"{max(explained)[1]} {percent(max(explained)[0])} by the length" if explained else _NONE
+
+
+def _nearest_pair(scales: Scales, voting: dict[str, ObjectiveScale]) -> str:
+    pairs = list(_correlated(scales, voting))
+    if not pairs:
+        return _NONE
+    first, second, correlation = max(pairs, key=lambda pair: pair[2])
+    return f"{first} and {second} {correlation:.2f}"
+
+
 def _sizes(voting: dict[str, ObjectiveScale]) -> Iterator[Verdict]:
     loudest = max(voting, key=lambda name: voting[name].advantage_share)
     share = voting[loudest].advantage_share
     if share > DOMINANT:
         why = f"at equal weights {loudest} has {percent(share)} of the advantage variance; the others are noise to it"
-        yield Verdict("dominant", (loudest,), ("weighted-sum",), why)
+        yield Verdict("dominant", (loudest,), SUM, why)
         return
     for name, scale in voting.items():
         if scale.advantage_share < DROWNED:
             why = f"at equal weights {name} has {percent(scale.advantage_share)} of the advantage variance and is not heard"
-            yield Verdict("drowned", (name,), ("weighted-sum",), why)
+            yield Verdict("drowned", (name,), SUM, why)
 
 
 def _of_one(name: str, scale: ObjectiveScale, scales: Scales) -> Iterator[Verdict]:
@@ -97,14 +159,19 @@ def _of_one(name: str, scale: ObjectiveScale, scales: Scales) -> Iterator[Verdic
 
 
 def _pairs(scales: Scales, voting: dict[str, ObjectiveScale]) -> Iterator[Verdict]:
+    for first, second, correlation in _correlated(scales, voting):
+        if correlation > SAME:
+            why = f"{first} and {second} say the same so far (correlation of returns {correlation:.2f}): together two votes"
+            yield Verdict("same", (first, second), EQUAL_SAY, why)
+
+
+def _correlated(scales: Scales, voting: dict[str, ObjectiveScale]) -> Iterator[tuple[str, str, float]]:
+    """The pairs of objectives whose returns have a correlation, each with it."""
     names = list(scales.objectives)
     for i, j in itertools.combinations(range(len(names)), 2):
-        correlation = scales.return_correlation[i, j]
-        if {names[i], names[j]} <= voting.keys() and not math.isnan(correlation) and correlation > SAME:
-            why = (
-                f"{names[i]} and {names[j]} say the same so far (correlation of returns {correlation:.2f}): together two votes"
-            )
-            yield Verdict("same", (names[i], names[j]), EQUAL_SAY, why)
+        correlation = float(scales.return_correlation[i, j])
+        if {names[i], names[j]} <= voting.keys() and not math.isnan(correlation):
+            yield names[i], names[j], correlation
 
 
 def percent(share: float) -> str:

@@ -11,15 +11,13 @@ _PLACE = "<!-- table of environments -->"
 
 def environment_table() -> str:
     """Every environment of the registry as a Markdown table."""
-    rows = ["| id | m | objectives | magnitudes per step | backends |", "|---|---|---|---|---|"]
+    rows = ["| id | m | objectives, with their magnitudes per step | backends |", "|---|---|---|---|"]
     for spec in SPECS.values():
         steppers = (("batch", TASKS), ("warp", TASKS), ("torch", TORCH_TASKS))
         others = [name for name, tasks in steppers if spec.id in tasks]
         backends = ", ".join([*others, "gym"])
         need = f"; {spec.install}" if spec.needs else ""
-        rows.append(
-            f"| `{spec.id}` | {len(spec.objectives)} | {', '.join(spec.objectives)} | {spec.scales} | {backends}{need} |"
-        )
+        rows.append(f"| `{spec.id}` | {len(spec.objectives)} | {spec.scales_text} | {backends}{need} |")
     return "\n".join(rows)
 
 

@@ -226,8 +226,8 @@ def test_without_ray(tmp_path, monkeypatch, capsys):
     [
         (["nowhere"], "No study 'nowhere'"),
         ([], "at least one environment"),
-        (["--envs", "mo-halfcheeta"], "did you mean mo-halfcheetah"),
-        (["--envs", "mo-hopper", "--arms", "dips"], "did you mean dibs"),
+        (["--envs", "mo-halfcheeta"], "Did you mean mo-halfcheetah"),
+        (["--envs", "mo-hopper", "--arms", "dips"], "Did you mean dibs"),
         (["--envs", "mo-hopper", "--arms", "mine={n_epochs: "], "stands YAML"),
         (["--envs", "mo-hopper", "--conditions", "hight-x1e3"], "forward, height, energy"),
         (["--envs", "mo-hopper", "--conditions", "odd=energy=much"], "energy"),

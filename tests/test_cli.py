@@ -307,7 +307,7 @@ def mistakes(tmp_path):
     no_yaml.write_text("a: [")
     return {
         "unknown command": (["trian"], "train, experts, evaluate"),
-        "unknown env": (["train", "--env", "mo-halfcheeta"], "did you mean mo-halfcheetah"),
+        "unknown env": (["train", "--env", "mo-halfcheeta"], "Did you mean mo-halfcheetah"),
         "unknown flag": (["train", "--foo", "1"], "--foo"),
         "not a number": (["train", "--steps", "many"], "--steps"),
         "out of bounds": (["train", "--gamma", "2"], "gamma"),
@@ -315,7 +315,7 @@ def mistakes(tmp_path):
         "bad value": (["train", "--config", bad_value], "n_steps"),
         "no YAML": (["train", "--config", no_yaml], "not valid YAML"),
         "no file": (["train", "--config", tmp_path / "nowhere.yaml"], "Cannot read"),
-        "unknown combiner": (["train", *QUICK, "--combiner", "dips"], "did you mean dibs"),
+        "unknown combiner": (["train", *QUICK, "--combiner", "dips"], "Did you mean dibs"),
         "direction only": (["train", *QUICK, "--combiner", "config"], "bargain_every='minibatch'"),
         "unknown backend": (["train", *QUICK, "--backend", "bath"], "auto, batch, gym"),
         "rate no number": (["train", "--learning-rate", "inf"], "learning_rate"),

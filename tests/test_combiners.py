@@ -231,7 +231,7 @@ def test_a_preference_is_a_vector() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("dib", "did you mean dibs?"), ("norm_sum", "did you mean norm-sum?"), ("upgrade", "did you mean upgrad?")],
+    [("dib", "Did you mean dibs?"), ("norm_sum", "Did you mean norm-sum?"), ("upgrade", "Did you mean upgrad?")],
 )
 def test_unknown_names_get_a_hint(name: str, hint: str) -> None:
     with pytest.raises(UserError) as raised:

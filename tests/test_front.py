@@ -99,7 +99,7 @@ def test_a_folder_knows_its_preferences_and_seeds(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arm": "dips"}, "did you mean dibs"),
+        ({"arm": "dips"}, "Did you mean dibs"),
         ({"arm": "mgda"}, "takes no preference"),
         ({"arm": "random"}, "takes no preference"),
         ({"arm": "experts"}, "takes no preference"),

@@ -208,10 +208,10 @@ def test_a_preference_picks_a_policy_and_nothing_is_overwritten(front, tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["front", "--env", "mo-halfcheeta"], "did you mean mo-halfcheetah"),
+        (["front", "--env", "mo-halfcheeta"], "Did you mean mo-halfcheetah"),
         (["front", "--env", "mo-hopper", "--points", "2"], "for each of forward, height, energy; found 2"),
         (["front", "--env", "mo-hopper", "--arm", "mgda"], "takes no preference"),
-        (["front", "--env", "mo-hopper", "--arm", "dips"], "did you mean dibs"),
+        (["front", "--env", "mo-hopper", "--arm", "dips"], "Did you mean dibs"),
         (["front", "--env", "mo-hopper", "--transform", "enrgy=2"], "Unknown objective 'enrgy'"),
         (["front", "--env", "mo-hopper", "--settings", "preference=[1,2,3]"], "says itself what preference is"),
         (["front", "--env", "mo-hopper", "--settings", "gama=1"], "Did you mean gamma"),

@@ -318,7 +318,7 @@ MISTAKES = {
     "one task": (["Pendulum-v1"], {}, "found 1"),
     "few worlds": (three_tasks(), {"num_envs": 2}, "3 and 2 worlds"),
     "one name": (["Pendulum-v1", "Pendulum-v1"], {}, "mapping of names"),
-    "unknown": (["Pendulum-v1", "Pendulun-v1"], {}, "did you mean Pendulum"),
+    "unknown": (["Pendulum-v1", "Pendulun-v1"], {}, "Did you mean Pendulum"),
 }
 
 

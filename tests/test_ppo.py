@@ -191,7 +191,7 @@ def test_reward_that_is_no_number_names_objective_world_and_step(poison, said):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"combiner": "dips"}, "did you mean dibs"),
+        ({"combiner": "dips"}, "Did you mean dibs"),
         ({"preference": [1.0, 2.0, 3.0]}, "One preference weight"),
         ({"preference": {"reward_0": 1.0}}, "A preference by name"),
         ({"preference": [1.0, 0.0]}, "positive"),

@@ -34,7 +34,7 @@ def test_names_are_fit_for_keys_of_a_log(env_id):
     names = SPECS[env_id].objectives
     assert len(set(names)) == len(names) >= 2
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
-    assert SPECS[env_id].scales
+    assert all(SPECS[env_id].scales.values())
 
 
 @pytest.mark.parametrize("env_id", INSTALLED)
@@ -118,10 +118,10 @@ def test_an_exact_id_is_itself(env_id):
     ],
 )
 def test_a_typo_gets_the_nearest_names(typo, meant):
-    with pytest.raises(UserError, match="did you mean") as caught:
+    with pytest.raises(UserError, match="Did you mean") as caught:
         resolve_id(typo)
     assert typo in str(caught.value)
-    assert meant in str(caught.value).split("did you mean")[1]
+    assert meant in str(caught.value).split("Did you mean")[1]
     assert "\n" not in str(caught.value)
 
 
@@ -138,7 +138,7 @@ def test_what_is_not_installed_says_why(env_id):
 
 
 def test_a_missing_module_is_named_with_the_way_to_get_it(monkeypatch):
-    spec = EnvSpec("mo-moon-v0", ("dust",), "1", needs="no_such_module", install="pip install 'moon'")
+    spec = EnvSpec("mo-moon-v0", {"dust": "1"}, needs="no_such_module", install="pip install 'moon'")
     monkeypatch.setitem(SPECS, "mo-moon-v0", spec)
     assert not spec.installed
     with pytest.raises(UserError, match=r"mo-moon-v0 needs the module no_such_module.*pip install 'moon'"):
@@ -159,7 +159,7 @@ def test_the_registrys_arguments_are_defaults():
 
 def test_the_note_on_water_reservoirs_actions_is_true():
     space = make("water-reservoir-v0", num_envs=1).action_space
-    assert f"[{space.low.item():g}, {space.high.item():g}]" in SPECS["water-reservoir-v0"].scales
+    assert f"[{space.low.item():g}, {space.high.item():g}]" in SPECS["water-reservoir-v0"].note
 
 
 def test_other_arguments_may_bring_other_rewards():

@@ -365,7 +365,7 @@ def test_a_broken_replay_file_is_said(tmp_path):
         ({"replay_buffer_class": ReplayBuffer}, "replay_buffer_class cannot be changed"),
         ({"optimize_memory_usage": True}, "optimize_memory_usage cannot be changed"),
         ({"policy_kwargs": {"share_features_extractor": True}}, "share_features_extractor"),
-        ({"combiner": "dips"}, "did you mean dibs"),
+        ({"combiner": "dips"}, "Did you mean dibs"),
         ({"combiner": ConFIG(), "preference": [1.0, 2.0]}, "to the combiner object"),
     ],
 )

@@ -8,9 +8,10 @@ import pytest
 from gymnasium import spaces
 
 from dibs_rl.cli.main import main
-from dibs_rl.envs import MultiTask, as_vector_env
+from dibs_rl.envs import BADSCALE, SPECS, MultiTask, as_vector_env
 from dibs_rl.scales import GAE_LAMBDA, GAMMA, measure
 from dibs_rl.untrained import OneAction, PlayedEpisode, RandomActions, play, simple_actions
+from dibs_rl.verdicts import rules as limits
 from dibs_rl.verdicts import verdicts
 
 
@@ -102,7 +103,38 @@ def test_factors_and_offsets():
 
 
 def test_balanced_scales_lead_nobody_astray():
-    assert rules(measured(first, second)) == []
+    """And by which rules, with the number that came nearest to each."""
+    scales = measured(first, second)
+    assert rules(scales) == []
+    said = {rule.rule: rule for rule in limits(scales)}
+    shares = {name: scale.advantage_share for name, scale in scales.objectives.items()}
+    loudest, softest = max(shares, key=shares.get), min(shares, key=shares.get)
+    assert "more than 90%" in said["dominant"].limit
+    assert said["dominant"].nearest == f"{loudest} {100 * shares[loudest]:.3g}%"
+    assert said["drowned"].nearest == f"{softest} {100 * shares[softest]:.3g}%"
+    assert said["same"].nearest == f"a and b {scales.return_correlation[0, 1]:.2f}"
+    assert said["offset"].nearest == "no episode ends early"
+    assert {said[rule].nearest for rule in ("never varied", "trivial")} == {"none"}
+
+
+def test_every_rule_that_applies_has_its_limit_and_its_objective():
+    """Whatever applies, the objective that comes nearest is the one it is about."""
+    found = [
+        measured(first, lambda a, c: 4 * second(a, c)),
+        measured(first, second, lambda a, c: 0.05 * float(a[2])),
+        measured(first, lambda a, c: -1.0),
+        measured(lambda a, c: first(a, c) + 5, lambda a, c: second(a, c) + 5, ends=0.1),
+        measured(first, lambda a, c: float(c.random() < 1e-3), episodes=200),
+        measured(first, lambda a, c: -(second(a, c) ** 2)),
+    ]
+    applied = set()
+    for scales in found:
+        limits_by_name = {rule.rule: rule for rule in limits(scales)}
+        for name in {verdict.rule for verdict in verdicts(scales)}:
+            about = {objective for verdict in verdicts(scales) if verdict.rule == name for objective in verdict.objectives}
+            assert limits_by_name[name].nearest.split()[0].rstrip(",") in about
+        applied |= {verdict.rule for verdict in verdicts(scales)}
+    assert applied == set(limits_by_name)
 
 
 def test_dominant_and_drowned():
@@ -193,13 +225,30 @@ def test_command_line(capsys, known_env):
     assert "Known-v0: 5 episodes of 50 steps" in said
     assert "weighted-sum (dominant): at equal weights b has 99" in said
     assert "dibs, norm-sum, mgda (trivial): b is trivially satisfied: doing nothing" in said
+    assert "dominant (weighted-sum): one of several objectives has more than 90%" in said
     assert command("envs", "--probe", known_env, "--episodes", 5, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["objectives"]["a"]["step"]["std"] == pytest.approx(3**-0.5, abs=0.1)
     assert [verdict["rule"] for verdict in found["verdicts"]] == ["dominant", "trivial"]
+    assert {rule["rule"] for rule in found["rules"]} > {"dominant", "trivial"}
     assert set(found["return_correlation"]["a"]) == {"a", "b"}
     assert command("envs", "--json", "--match", "mo-hopper-v5") == 0
     assert json.loads(capsys.readouterr().out)["mo-hopper-v5"]["objectives"] == ["forward", "height", "energy"]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_the_list_is_as_narrow_as_the_terminal_and_leaves_nothing_out(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert command("envs") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    for env_id in [*SPECS, *BADSCALE, "metaworld-mt10"]:
+        about = lines[lines.index(env_id) + 1]
+        assert about.startswith("    ")
+        assert about.strip()
+    # What a variant leaves out of its objectives is left out of the list too.
+    listed = " ".join(map(str.strip, lines[lines.index("mo-ant-2obj-v5") + 1 : lines.index("mo-ant-badscale-v5")]))
+    assert listed == "x_velocity, y_velocity: -6..6 each (with -4..0 of energy and +1 alive in each)"
 
 
 def test_names_are_never_cut_off(capsys):
@@ -210,7 +259,7 @@ def test_names_are_never_cut_off(capsys):
 
 def test_mistakes(capsys):
     for arguments, message in (
-        (["--probe", "mo-hoppper"], "did you mean mo-hopper"),
+        (["--probe", "mo-hoppper"], "Did you mean mo-hopper"),
         (["--probe", "CartPole-v1"], "scalar reward"),
         (["--probe", "mo-hopper", "--episodes", 1], "At least two episodes"),
     ):

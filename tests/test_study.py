@@ -78,7 +78,7 @@ def test_an_arm_of_ones_own_has_settings():
         "dibs": {"combiner": "dibs", "n_epochs": 3},
         "slow": {"n_epochs": 1},
     }
-    with pytest.raises(UserError, match="did you mean dibs"):
+    with pytest.raises(UserError, match="Did you mean dibs"):
         arms.expand({"dips": None}, [])
     with pytest.raises(UserError, match="the objectives here are a, b"):
         arms.expand({"expert-c": None}, ["a", "b"])

@@ -2,18 +2,19 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.probe import probe_environment
 from dibs_rl.config import RunConfig
-from dibs_rl.envs import BADSCALE, SPECS, base_and_transform, resolve_id
+from dibs_rl.envs import BADSCALE, SPECS, EnvSpec, resolve_id
+from dibs_rl.envs.registry import TASK_SETS
 from dibs_rl.errors import UserError
 
 
@@ -61,26 +62,30 @@ def _probe(flags: EnvsConfig) -> None:
 
 def _listed(match: str) -> dict[str, dict[str, Any]]:
     """What is known of each environment with a text in its id."""
-    scales = {env_id: spec.scales for env_id, spec in SPECS.items()}
-    scales |= {env_id: f"{of.base} with {of.transform}: {of.reason}" for env_id, of in BADSCALE.items()}
-    found = {}
-    for env_id, about in sorted(scales.items()):
-        if match in env_id:
-            spec = SPECS[base_and_transform(env_id)[0]]
-            missing = "" if spec.installed else f"not installed: {spec.install}"
-            found[env_id] = {"objectives": spec.objectives, "scales": about, "missing": missing}
-    return found
+    found = {env_id: _of_spec(spec, spec.scales, spec.note) for env_id, spec in SPECS.items()}
+    for env_id, variant in BADSCALE.items():
+        note = f"{variant.base} with {variant.transform}: {variant.reason}"
+        found[env_id] = _of_spec(SPECS[variant.base], {}, note)  # the scales are the base's, but for what the note says
+    for set_id, tasks in TASK_SETS.items():
+        found[set_id] = {"objectives": list(tasks), "scales": {}, "note": "each objective is a task of its own", "missing": ""}
+    return {env_id: found[env_id] for env_id in sorted(found) if match in env_id}
+
+
+def _of_spec(spec: EnvSpec, scales: Mapping[str, str], note: str) -> dict[str, Any]:
+    missing = "" if spec.installed else f"not installed: {spec.install}"
+    return {"objectives": list(spec.objectives), "scales": dict(scales), "note": note, "missing": missing}
 
 
 def _print_list(environments: dict[str, dict[str, Any]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("id", no_wrap=True)
-    table.add_column("m", justify="right")
-    table.add_column("objectives, and their scales per step as read from the sources")
+    """An id on each line, and below it what is known: as narrow as the terminal is."""
+    console = Console(highlight=False)
+    console.print("Objectives, and their scales per step as read from the sources:")
     for env_id, known in environments.items():
-        missing = escape(f"\n{known['missing']}") if known["missing"] else ""
-        about = f"{', '.join(known['objectives'])}\n[dim]{known['scales']}[/dim]{missing}"
-        table.add_row(env_id, str(len(known["objectives"])), about)
-    Console().print(table)
-    print_line("Any Gymnasium id with a vector reward works too, and with --reward-terms any that tells parts of its reward.")
-    print_line("Several tasks are one environment, with an objective for each: --env a+b+c.")
+        about = SPECS[env_id].scales_text if env_id in SPECS else f"{', '.join(known['objectives'])}: {known['note']}"
+        console.print(env_id, style="bold")
+        for text in filter(None, (about, known["missing"])):
+            console.print(Padding(Text(text, style="dim"), (0, 0, 0, 4)))
+    console.print(
+        "Any Gymnasium id with a vector reward works too, and with --reward-terms any that tells parts of its reward."
+    )
+    console.print("Several tasks are one environment, with an objective for each: --env a+b+c.")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dibs_rl import __version__
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 
 COMMANDS = {
     "train": "train one policy on many rewards",
@@ -54,7 +54,8 @@ def dispatch(arguments: list[str]) -> int:
         sys.stdout.write(f"dibs-rl {__version__}\n")
         return 0
     if name not in COMMANDS:
-        raise UserError(f"Unknown command {name!r}; there is {', '.join(COMMANDS)}. 'dibs-rl --help' explains them.")
+        hint = did_you_mean(name, COMMANDS)
+        raise UserError(f"Unknown command {name!r}.{hint} There is {', '.join(COMMANDS)}; 'dibs-rl --help' explains them.")
     return importlib.import_module(f"dibs_rl.cli.{name}").run(arguments[1:])
 
 

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from dibs_rl.cli.flags import print_line
 from dibs_rl.cli.model import make_env, worlds_for
 from dibs_rl.config import RunConfig
 from dibs_rl.scales import Scales, measure
 from dibs_rl.untrained import OneAction, RandomActions, play, simple_actions
-from dibs_rl.verdicts import Verdict, percent, verdicts
+from dibs_rl.verdicts import Verdict, percent, rules, verdicts
 
 _WIDEST = 250  # characters of a table; a narrower terminal breaks its lines, which is better than names cut off
 _SIMPLE_EPISODES = 3  # with one action all the time, for each action
@@ -70,6 +72,7 @@ def _plain(env_id: str, seed: int, scales: Scales, found: list[Verdict]) -> dict
             "step_correlation": _by_name(names, scales.step_correlation),
             "return_correlation": _by_name(names, scales.return_correlation),
             "verdicts": [dataclasses.asdict(verdict) for verdict in found],
+            "rules": [dataclasses.asdict(rule) for rule in rules(scales)],
         }
     )
 
@@ -111,7 +114,17 @@ def _print_table(env_id: str, scales: Scales, found: list[Verdict]) -> None:
     for verdict in found:
         print_line(f"{', '.join(verdict.arms)} ({verdict.rule}): {verdict.why}.")
     if not found:
-        print_line("No combiner is led astray by these scales.")
+        print_line("No combiner is led astray by these scales, since no rule applies.")
+    _print_rules(scales)
+
+
+def _print_rules(scales: Scales) -> None:
+    """Also the rules that do not apply, so that a verdict, or its absence, can be held against the numbers."""
+    console = Console(highlight=False)
+    console.print("The rules, and in brackets what comes nearest to each of them here:")
+    for rule in rules(scales):
+        text = f"{rule.rule} ({', '.join(rule.arms)}): {rule.limit} [{rule.nearest}]"
+        console.print(Padding(Text(text, style="dim"), (0, 0, 0, 2)))
 
 
 def _short(value: float) -> str:
