@@ -105,6 +105,8 @@ def test_a_front_from_its_lattice_to_its_measures(front, tmp_path):
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     for words in ("from fronts.yaml", "gamma 0.99", "over 100 weights", "Environment steps: 512.", "hypervolume"):
         assert words in said
+    assert said.count(f"front of {ENV} by dibs in {tmp_path}, 2 of 4 preferences: 4 jobs.") == 1  # not again for the others
+    assert "With 2 more where it is sparse: 8 jobs, 4 of them done before." in said
 
     assert front("--points", 4, "--seeds", 0, 1)[2] == []  # all of it is there
     code, _, started = front("--points", 5)  # more points add to it, for every seed

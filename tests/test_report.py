@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import os
 from html.parser import HTMLParser
@@ -26,6 +27,7 @@ ENV = "mo-halfcheetah-v5"
 OBJECTIVES = ("forward", "energy")
 CONDITIONS = {"scale-1": "", "energy-x1e3": "energy=1e3", "energy-x2^10": "energy=1024.0", "energy-power4": "energy=power4"}
 ARMS = ("dibs", "weighted-sum", "sb3-ppo", "random", "expert-forward", "expert-energy")
+TOO_FEW = "A value without an interval is of fewer than 3 seeds."
 # Returns of seeds 0, 1 and 2. The random policy gets 0 and an expert 10 on its objective: a score is a tenth of a return.
 FORWARD, ENERGY = (6.0, 7.0, 8.0), (5.0, 5.0, 8.0)
 
@@ -145,20 +147,20 @@ def test_everything_has_its_name(reported):
 def test_scores_are_those_worked_out_by_hand(reported):
     """Maximin of the seeds: 0.5, 0.5, 0.8; the mean of their scores: 0.55, 0.6, 0.8; the roots: .30, .35 and .64."""
     _, page = reported
-    row = page.row(f"{ENV}, scale-1: scores", "dibs")
-    assert row["maximin"] == "0.60 [0.50, 0.80]"
-    assert row["mean score"] == "0.65 [0.55, 0.80]"
+    row = page.row(f"Scores, {ENV}", "dibs")
+    assert row["maximin, rewards as given"] == "0.60 [0.50, 0.80]"
+    assert row["mean score, rewards as given"] == "0.65 [0.55, 0.80]"
     nash = np.sqrt([0.30, 0.35, 0.64])
-    assert row["Nash welfare"] == f"{nash.mean():.2f} [{nash[0]:.2f}, 0.80]"
+    assert row["Nash welfare, rewards as given"] == f"{nash.mean():.2f} [{nash[0]:.2f}, 0.80]"
     assert row["seeds"] == "3"
-    assert page.row(f"{ENV}, scale-1: scores", "weighted-sum")["maximin"] == "0.30 [0.30, 0.30]"
+    assert page.row(f"Scores, {ENV}", "weighted-sum")["maximin, rewards as given"] == "0.30 [0.30, 0.30]"
     assert page.row(f"{ENV}, energy-x1e3: scores", "weighted-sum")["maximin"] == "-2.00 [-2.00, -2.00]"
-    assert page.row(f"{ENV}, energy-x1e3: scores", "dibs")["maximin"] == "0.53 (2 seeds: no interval)"
+    assert page.row(f"{ENV}, energy-x1e3: scores", "dibs")["maximin"] == "0.53"
 
 
 def test_the_best_maximin_is_on_top(reported):
     _, page = reported
-    assert [row[0] for row in page.tables[f"{ENV}, scale-1: scores"]] == ["arm", "dibs", "weighted-sum", "sb3-ppo"]
+    assert [row[0] for row in page.tables[f"Scores, {ENV}"]] == ["arm", "dibs", "weighted-sum", "sb3-ppo"]
     assert "Where another arm is above dibs, rewards as given" not in page.tables
 
 
@@ -175,7 +177,7 @@ def test_gaps_are_those_worked_out_by_hand(reported):
     _, page = reported
     row = page.row(f"{ENV}: score", "dibs")
     assert row["factors: powers of two"] == "0 [0, 0]"
-    assert row["other factors"] == "0.05 (2 seeds: no interval)"
+    assert row["other factors"] == "0.05"
     assert row["other transforms (outside the theorem)"] == "0.05 [0.05, 0.05]"
     noise = np.array([(0.1 + 0.3) / 2, (0.1 + 0.3) / 2, 0.3])
     assert row["another seed"] == f"{noise.mean():.2f} [{noise.min():.2f}, {noise.max():.2f}]"
@@ -199,12 +201,30 @@ def test_jobs_without_a_result_are_listed(reported):
     ]
 
 
-def test_no_table_of_results_is_without_intervals(reported):
+def test_a_value_has_an_interval_or_its_table_says_once_why_not(reported):
     _, page = reported
-    for caption, (header, *rows) in page.tables.items():
+    lacking = 0
+    for header, *rows in page.tables.values():
         if header[0] == "arm":
             cells = [cell for row in rows for name, cell in zip(header, row, strict=True) if name not in ("arm", "seeds")]
-            assert all(cell == "—" or "[" in cell or "no interval" in cell or "itself" in cell for cell in cells), caption
+            lacking += not all(cell == "—" or "[" in cell or "itself" in cell for cell in cells)
+    assert page.text.count(TOO_FEW) == lacking > 0
+    assert "no interval" not in page.text
+
+
+@pytest.mark.parametrize("conditions", [{"scale-1": ""}, {"scale-1": "", "energy-x1e3": "energy=1e3"}])
+def test_no_table_stands_on_a_page_twice(tmp_path, conditions):
+    """Neither in a study with one condition, nor in one with a single transform."""
+    path = fake_study(tmp_path / "study", conditions=conditions)
+    assert command("report", path) == 0
+    tables = Page((path / "report" / "report.html").read_text()).tables
+    columns = {
+        caption: {tuple((row[0], row[i]) for row in rows) for i, name in enumerate(header) if name not in ("arm", "seeds")}
+        for caption, (header, *rows) in tables.items()
+        if header[0] == "arm"
+    }
+    for one, other in itertools.permutations(columns, 2):
+        assert not columns[one] <= columns[other], (one, other)
 
 
 def test_drawing_leaves_no_trace_in_matplotlib(tmp_path):
@@ -310,7 +330,7 @@ def test_numbers_have_as_many_places_as_they_need():
     assert shown(Estimate(-3101.4, -3200.0, -2999.6, 5)) == "-3,101 [-3,200, -3,000]"
     assert shown(Estimate(0.0, 0.0, 0.0, 5)) == "0 [0, 0]"
     assert shown(Estimate(2e-7, 0.0, 3e-7, 5)) == "2e-07 [0, 3e-07]"
-    assert shown(Estimate(1.0, float("nan"), float("nan"), 1)) == "1.00 (1 seed: no interval)"
+    assert shown(Estimate(1.0, float("nan"), float("nan"), 1)) == "1.00"
 
 
 def test_mistakes_get_one_line_and_exit_code_2(tmp_path, capsys):
@@ -357,8 +377,8 @@ def test_of_real_jobs(tmp_path):
     assert command("report", tmp_path) == 0
     page = Page((tmp_path / "report" / "report.html").read_text())
     for name in ("treasure", "time"):
-        assert page.row(f"deep-sea-treasure-v0: {name}", "dibs")["factors: powers of two"] == "0 (1 seed: no interval)"
-    assert page.row("deep-sea-treasure-v0", "dibs")["seconds"].endswith("(1 seed: no interval)")
+        assert page.row(f"deep-sea-treasure-v0: {name}", "dibs")["factors: powers of two"] == "0"
+    assert page.text.count(TOO_FEW) == len([table for table in page.tables.values() if table[0][0] == "arm"])
     assert {f"curves-deep-sea-treasure-v0-{name}.png" for name in conditions} <= set(os.listdir(tmp_path / "report"))
     assert "None: all 4 jobs finished." in page.text
 

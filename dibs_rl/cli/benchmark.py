@@ -69,14 +69,14 @@ def run(arguments: list[str]) -> int:
     check_against_runs(jobs, root)
     with contextlib.closing(make_launcher(flags.launcher, root, flags.jobs, flags.ray_address)) as launcher:
         studies.record(study, root)
-        return run_jobs(study.name, jobs, root, launcher)
+        return run_jobs(f"{study.name} in {root}", jobs, root, launcher)
 
 
-def run_jobs(name: str, jobs: Sequence[Job], root: Path, launcher: Launcher) -> int:
+def run_jobs(title: str, jobs: Sequence[Job], root: Path, launcher: Launcher) -> int:
     """Runs what is missing of a study's jobs before the person's eyes; returns the exit code, as `run` does.
 
     Args:
-        name: What the study is called.
+        title: What they are.
         jobs: All of them.
         root: The study's folder.
         launcher: Where they are run.
@@ -84,7 +84,7 @@ def run_jobs(name: str, jobs: Sequence[Job], root: Path, launcher: Launcher) -> 
     schedule = Schedule(jobs, root, launcher)
     done = sum(state == "done" for state in schedule.states.values())
     before = f", {done} of them done before" if done else ""
-    print_line(f"{name}: {len(jobs)} jobs{before}. Study folder: {root}")
+    print_line(f"{title}: {len(jobs)} jobs{before}.")
     display = StudyDisplay(schedule.states, root, Console())
     try:
         stopped_by = schedule.run(display.update)

@@ -134,7 +134,8 @@ class Front:
         if preferences is None:
             m = len(self.plan.objectives)
             preferences = lattice(m, max(m, math.ceil((1 - refine) * count)))
-        code, jobs = self._run(preferences, launcher)
+        title = f"{self.plan.name} in {self.root}, {len(preferences)} of {max(count, len(preferences))} preferences"
+        code, jobs = self._run(title, preferences, launcher)
         missing = count - len(preferences)
         if missing > 0 and not refine:
             print_line(f"The lattice has {len(preferences)} preferences, not {count}: the others need --refine above 0.")
@@ -143,7 +144,8 @@ class Front:
         more = refined(*self._outcomes(jobs), missing)
         if len(more) < missing:
             print_line(f"Between neighbours on the front there is room for {len(more)} more preferences, not for {missing}.")
-        return self._run(np.concatenate([preferences, more]), launcher)
+        title = f"With {len(more)} more where it is sparse"
+        return self._run(title, np.concatenate([preferences, more]), launcher)
 
     def policies(self, jobs: Sequence[Job]) -> list[FrontPolicy]:
         """The policies that have been trained and evaluated."""
@@ -162,11 +164,11 @@ class Front:
         taken = {job: json.loads(RunFolder(self.root / job.path).result_file.read_text())["steps"] for job in done}
         return sum(taken.values()), sum(steps for job, steps in taken.items() if arms.is_reference(job.arm))
 
-    def _run(self, preferences: np.ndarray, launcher: Launcher) -> tuple[int, list[Job]]:
+    def _run(self, title: str, preferences: np.ndarray, launcher: Launcher) -> tuple[int, list[Job]]:
         study, jobs = self.plan.jobs(preferences, self.measure.gamma)
         check_against_runs(jobs, self.root)
         studies.record(study, self.root)
-        return run_jobs(study.name, jobs, self.root, launcher), jobs
+        return run_jobs(title, jobs, self.root, launcher), jobs
 
     def _outcomes(self, jobs: Sequence[Job]) -> tuple[np.ndarray, np.ndarray]:
         """Preferences `[k, m]` and the mean discounted returns over seeds that each led to, `[k, m]`."""

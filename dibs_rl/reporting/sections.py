@@ -11,16 +11,15 @@ from dibs_rl.reporting.outcomes import Outcomes, outcomes
 from dibs_rl.reporting.palette import in_order
 from dibs_rl.reporting.pictures import Curves, Picture, Unit, arm_curves
 from dibs_rl.reporting.tables import Chosen, Table
-from dibs_rl.statistics import LEAST_SEEDS
 from dibs_rl.study_folder import Condition, StudyRecord
 
 _MAIN = "dibs"
 _INTERVALS = (
     "IQM over seeds [95% percentile bootstrap interval, stratified over environments]. With few seeds such intervals are too "
-    "narrow: of normal values they hold the truth about 75 times of 100 with 3 seeds, 90 with 5, 94 with 10. Below "
-    f"{LEAST_SEEDS} seeds none is given. How the random policy and the experts vary is not in them. Rescaled: the mean over "
-    "those conditions, of the seeds that finished all of them."
+    "narrow: of normal values they hold the truth about 75 times of 100 with 3 seeds, 90 with 5, 94 with 10. How the random "
+    "policy and the experts vary is not in them."
 )
+_RESCALED = "Rescaled: the mean over those conditions, of the seeds that finished all of them."
 _GAP = (
     "The largest |result under the transform - result with the rewards as given| of any objective, same seed; mean over "
     "conditions and seeds [95% bootstrap interval]. Beside it, how far another seed moves the same numbers with the rewards "
@@ -89,13 +88,15 @@ def sections(study: StudyRecord, unit: Unit) -> list[Section]:
 def _summary(found: Sequence[Outcomes]) -> Section:
     section = Section("At a glance")
     section.add(*map(Text, _notes(found)))
-    scored = [outcome for outcome in found if outcome.scorable and outcome.plain]
+    scored = _scored(found)
     groups: dict[str, Chosen] = {"rewards as given": _plain}
+    note = _INTERVALS
     if any(outcome.scaled for outcome in scored):
         groups["rewards rescaled"] = _scaled
+        note = f"{_INTERVALS} {_RESCALED}"
     if scored:
         title = "Scores over all environments" if len(scored) > 1 else f"Scores, {scored[0].env}"
-        section.add(tables.measure_table(title, scored, groups, _INTERVALS))
+        section.add(tables.measure_table(title, scored, groups, note))
     section.add(tables.beaten(scored, _main(found)))
     return section
 
@@ -130,11 +131,12 @@ def _scale(found: Sequence[Outcomes]) -> Section:
 
 def _scores(found: Sequence[Outcomes]) -> Section:
     section = Section("Scores and returns by environment")
+    at_a_glance = _at_a_glance(_scored(found))
     for outcome in found:
         rest = Section(f"{outcome.env}: other conditions ({len(outcome.conditions) - 1})")
         for condition in outcome.conditions:
             part = section if condition.name == outcome.shown else rest
-            if outcome.scorable:
+            if outcome.scorable and condition not in at_a_glance:
                 title = f"{outcome.env}, {condition.name}: scores"
                 part.add(tables.measure_table(title, [outcome], {"": _only(condition)}))
             part.add(tables.return_table(outcome, condition.name))
@@ -153,10 +155,11 @@ def _gaps(found: Sequence[Outcomes]) -> Section:
         section.add(*tables.gap_tables("All environments", scored, groups))
     for outcome in found:
         section.add(*tables.gap_tables(outcome.env, [outcome], groups))
-        single: dict[str, Chosen] = {c.name: _only(c) for c in (*outcome.scaled, *outcome.bent)}
-        rest = Section(f"{outcome.env}: by condition")
-        rest.add(*tables.gap_tables(f"{outcome.env}, by condition", [outcome], single))
-        section.add(rest)
+        if any(len(chosen(outcome)) > 1 for chosen in groups.values()):  # else the table above is by condition already
+            single: dict[str, Chosen] = {c.name: _only(c) for c in (*outcome.scaled, *outcome.bent)}
+            rest = Section(f"{outcome.env}: by condition")
+            rest.add(*tables.gap_tables(f"{outcome.env}, by condition", [outcome], single))
+            section.add(rest)
     return section
 
 
@@ -219,6 +222,16 @@ def _main(found: Sequence[Outcomes]) -> str:
     """The arm that the others are held against: ours."""
     arms = in_order(arm for outcome in found for arm in outcome.arms)
     return next((arm for arm in arms if arm.startswith(_MAIN)), arms[0])
+
+
+def _scored(found: Sequence[Outcomes]) -> list[Outcomes]:
+    return [outcome for outcome in found if outcome.scorable and outcome.plain]
+
+
+def _at_a_glance(scored: Sequence[Outcomes]) -> list[Condition]:
+    """The conditions whose scores the summary shows as they are: of one environment alone, not averaged with others."""
+    groups = [chosen(scored[0]) for chosen in (_plain, _scaled)] if len(scored) == 1 else []
+    return [conditions[0] for conditions in groups if len(conditions) == 1]
 
 
 def _plain(outcome: Outcomes) -> Sequence[Condition]:

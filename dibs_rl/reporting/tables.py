@@ -1,4 +1,4 @@
-"""The tables of a report: every number with its interval, or with the word that there are too few seeds for one."""
+"""The tables of a report: every number with its interval, or with the word below that there are too few seeds for one."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,15 +8,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dibs_rl.reporting.outcomes import Outcomes
-from dibs_rl.statistics import Estimate, Statistic, estimate, estimate_of, iqm, mean, ratio_of_means
+from dibs_rl.statistics import LEAST_SEEDS, Estimate, Statistic, estimate, estimate_of, iqm, mean, ratio_of_means
 from dibs_rl.study_folder import Condition, JobRecord
 
 BASELINE = "sb3-ppo"
 _NOTHING = "—"
+_NO_INTERVAL = f"A value without an interval is of fewer than {LEAST_SEEDS} seeds."
 _COSTS = {"seconds": "seconds", "CPU seconds": "cpu_seconds", "steps per second": "steps_per_second", "peak MiB": "peak_mib"}
 _RATIOS = {f"seconds / {BASELINE}": "seconds", f"CPU seconds / {BASELINE}": "cpu_seconds"}
 
 Chosen = Callable[[Outcomes], Sequence[Condition]]
+Cell = str | Estimate | None
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Table:
     Attributes:
         title: What it is of.
         header: Names of the columns.
-        rows: Texts, a row for each arm or job.
+        rows: Texts and estimates, a row for each arm or job; None where there is nothing.
         note: What has to be known to read it.
         words: Whether its columns are words rather than numbers.
     """
@@ -34,20 +36,29 @@ class Table:
     kind: ClassVar[str] = "table"
     title: str
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Cell]]
     note: str = ""
     words: bool = False
 
+    @property
+    def texts(self) -> list[list[str]]:
+        """The rows as they are printed."""
+        return [[cell if isinstance(cell, str) else shown(cell) for cell in row] for row in self.rows]
+
+    @property
+    def notes(self) -> str:
+        """The note, and, where a value has no interval, why it has none."""
+        lacking = any(isinstance(cell, Estimate) and not cell.has_interval for row in self.rows for cell in row)
+        return f"{self.note} {_NO_INTERVAL}".strip() if lacking else self.note
+
 
 def shown(found: Estimate | None) -> str:
-    """An estimate as text: `0.62 [0.55, 0.70]`."""
+    """An estimate as text: `0.62 [0.55, 0.70]`, or `0.62` where it has no interval."""
     if found is None:
         return _NOTHING
     numbers = [number for number in (found.value, found.low, found.high) if not math.isnan(number)]
     value, *interval = _digits(numbers)
-    if interval:
-        return f"{value} [{', '.join(interval)}]"
-    return f"{value} ({found.seeds} seed{'s' * (found.seeds > 1)}: no interval)"
+    return f"{value} [{', '.join(interval)}]" if interval else value
 
 
 def _digits(numbers: Sequence[float]) -> list[str]:
@@ -84,8 +95,8 @@ def measure_table(title: str, found: Sequence[Outcomes], groups: Mapping[str, Ch
     rows.sort(key=lambda row: -np.inf if row[3][0] is None else row[3][0].value, reverse=True)
     several = len(found) > 1
     header = ["arm", "seeds", *["environments"] * several, *(f"{m}, {name}" if name else m for m, name, _ in columns)]
-    texts = [[arm, seeds, *[covered] * several, *map(shown, estimates)] for arm, seeds, covered, estimates in rows]
-    return Table(title, header, texts, note)
+    cells = [[arm, seeds, *[covered] * several, *estimates] for arm, seeds, covered, estimates in rows]
+    return Table(title, header, cells, note)
 
 
 def gap_tables(title: str, found: Sequence[Outcomes], groups: Mapping[str, Chosen], note: str = "") -> list[Table]:
@@ -97,7 +108,7 @@ def gap_tables(title: str, found: Sequence[Outcomes], groups: Mapping[str, Chose
             strata = [[o.gap(measure, chosen(o), arm) for o in found] for chosen in groups.values()]
             strata.append([o.noise(measure, arm) for o in found])
             most = max(strata, key=lambda stratum: sum(map(len, stratum)))
-            rows.append([arm, _seeds(most), *(shown(over(stratum, mean)) for stratum in strata)])
+            rows.append([arm, _seeds(most), *(over(stratum, mean) for stratum in strata)])
         tables.append(Table(f"{title}: {measure}", ["arm", "seeds", *groups, "another seed"], rows, note))
     return tables
 
@@ -109,7 +120,7 @@ def return_table(outcome: Outcomes, condition: str, note: str = "") -> Table:
     for arm in names:
         seeds = outcome.seeds(condition, arm)
         columns = outcome.raw(condition, arm).T
-        rows.append([arm, str(len(seeds)), *(shown(over([column], iqm)) for column in columns)])
+        rows.append([arm, str(len(seeds)), *(over([column], iqm) for column in columns)])
     return Table(f"{outcome.env}, {condition}: returns", ["arm", "seeds", *outcome.objectives], rows, note)
 
 
@@ -119,8 +130,8 @@ def cost_table(env: str, jobs: Sequence[JobRecord], arms: Sequence[str], note: s
     base = [job for job in jobs if job.arm == BASELINE]
     for arm in arms:
         mine = [job for job in jobs if job.arm == arm]
-        plain = [shown(over([_cost(mine, key)], mean)) for key in _COSTS.values()]
-        ratios = [shown(_ratio(_cost(mine, key), _cost(base, key))) for key in _RATIOS.values()]
+        plain = [over([_cost(mine, key)], mean) for key in _COSTS.values()]
+        ratios = [_ratio(_cost(mine, key), _cost(base, key)) for key in _RATIOS.values()]
         rows.append([arm, str(len(mine)), *plain, *(["1 (itself)"] * len(ratios) if arm == BASELINE else ratios)])
     return Table(env, ["arm", "seeds", *_COSTS, *_RATIOS], rows, note)
 
@@ -145,7 +156,7 @@ def beaten(found: Sequence[Outcomes], main: str) -> Table | None:
             own = estimates.pop(main)
             for arm, other in estimates.items():
                 if own is not None and other is not None and other.value > own.value:
-                    rows.append([outcome.env, measure, arm, shown(other), shown(own), _apart(other, own)])
+                    rows.append([outcome.env, measure, arm, other, own, _apart(other, own)])
     header = ["environment", "measure", "arm", "its value", main, "intervals"]
     return Table(f"Where another arm is above {main}, rewards as given", header, rows, words=True) if rows else None
 
