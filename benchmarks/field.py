@@ -34,7 +34,7 @@ from field_rows import Contest, Row, read_row, write_row, write_table
 
 from dibs_rl import arms
 from dibs_rl.cli import front as front_command
-from dibs_rl.cli.benchmark import named_values, objectives_of
+from dibs_rl.cli.benchmark import objectives_of
 from dibs_rl.envs import base_and_transform, resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import points, read_front, read_result

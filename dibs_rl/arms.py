@@ -36,7 +36,7 @@ def expand(given: Mapping[str, Mapping[str, Any] | None], objectives: Iterable[s
         objectives: Names of all environments' objectives.
 
     Raises:
-        UserError: If a name is unknown and has no settings.
+        UserError: If a name is unknown and has no settings, or a combiner cannot be made.
     """
     known = list(dict.fromkeys(objectives))
     found: dict[str, dict[str, Any]] = {}
@@ -46,6 +46,8 @@ def expand(given: Mapping[str, Mapping[str, Any] | None], objectives: Iterable[s
         names = [EXPERT + objective for objective in known] if name == EXPERTS else [name]
         for one in names:
             found[one] = {**_said_by(one, known, bool(settings)), **(settings or {})}
+            if "combiner" in found[one]:
+                make_combiner(found[one]["combiner"])  # what is wrong with it is said before any job runs
     return found
 
 

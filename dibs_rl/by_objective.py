@@ -24,9 +24,10 @@ def parse_preference(text: str) -> list[float] | dict[str, float] | None:
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
     if not parts:
         return None
+    named = by_name(text, "preference") if all("=" in part for part in parts) else None
     try:
-        if all("=" in part for part in parts):
-            return {name: float(weight) for name, weight in by_name(text, "preference").items()}
+        if named is not None:
+            return {name: float(weight) for name, weight in named.items()}
         return [float(part) for part in parts]
     except ValueError:
         raise UserError(f"A preference reads like 3,1 or forward=3,energy=1; found {text!r}.") from None
@@ -36,9 +37,12 @@ def by_name(text: str, what: str) -> dict[str, str]:
     """Reads `condition=scale-1,arm=dibs` to a mapping.
 
     Raises:
-        UserError: If it does not read like that.
+        UserError: If it does not read like that, or has a name twice.
     """
     parts = [part.split("=", 1) for part in text.split(",") if part.strip()]
     if any(len(part) != 2 for part in parts):
         raise UserError(f"The {what} reads like name=value,name=value; found {text!r}.")
-    return {name.strip(): value.strip() for name, value in parts}
+    found = {name.strip(): value.strip() for name, value in parts}
+    if len(found) < len(parts):
+        raise UserError(f"The {what} has a name twice; found {text!r}.")
+    return found

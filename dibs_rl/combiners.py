@@ -157,7 +157,7 @@ def make_combiner(
             combiner takes none, or it needs a package that is not installed.
     """
     if name not in COMBINERS:
-        raise UserError(f"Unknown combiner {name!r}.{did_you_mean(name, COMBINERS)} There is {', '.join(COMBINERS)}.")
+        raise UserError(f"Unknown combiner {name!r}.{did_you_mean(str(name), COMBINERS)} There is {', '.join(COMBINERS)}.")
     m = None if objectives is None else len(objectives)
     weights = None if preference is None else positive_weights(preference, m, objectives or ())
     if name in _OURS:

@@ -22,6 +22,7 @@ OF_TASK = ("reward_terms", "pad_tasks")  # fields that change the task which an 
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Number = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -54,13 +55,13 @@ class RunConfig:
     """Steps T of the DiBS game; 1 is the mean of the unit gradients."""
     bargain_every: Literal["rollout", "epoch", "minibatch"] = "epoch"
     """How often the gradients are combined anew."""
-    steps: Annotated[int, Field(ge=0)] = 1_000_000
+    steps: Number = 1_000_000
     """Environment steps in all, rounded up to whole rollouts; with 0 the untrained policy is kept."""
     seed: Seed = 0
     """Seed of everything that is random; world i is seeded with seed + i."""
     num_envs: Count = 64
     """Worlds stepped together."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Number = 0
     """Worker processes of the gym backend (0: this process), or threads of the batch backend (0: one a core)."""
     backend: str = "auto"
     """What steps the worlds: batch (MuJoCo tasks all at once), torch (some small ones), warp (MuJoCo tasks on the device), gym
@@ -77,7 +78,7 @@ class RunConfig:
     """Run folder to go on with, from its newest checkpoint."""
     checkpoint_every: Count = 100_000
     """Environment steps between checkpoints."""
-    eval_episodes: Annotated[int, Field(ge=0)] = 20
+    eval_episodes: Number = 20
     """Episodes of the evaluation at the end; 0 for none."""
     eval_stochastic: bool = False
     """Sample actions in the evaluation at the end instead of taking the most likely one."""
@@ -173,7 +174,7 @@ class SACConfig(RunConfig):
     """Gradient steps for each environment step, however many worlds there are; about, since both come in whole numbers."""
     buffer_size: Count = 1_000_000
     """Transitions that the replay buffer holds."""
-    learning_starts: Annotated[int, Field(ge=0)] = 5_000
+    learning_starts: Number = 5_000
     """Environment steps with random actions before the first update."""
     tau: Fraction = 0.005
     """Share of the critic that goes into its target at each gradient step."""
@@ -230,10 +231,15 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
     try:
         return _validator(algo).validate_python(plain)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"][:1])
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        raise UserError(f"{key} in {source}: {message}; found {first['input']!r}.") from None
+        place, what = first_error(error)
+        raise UserError(f"{place[0]} in {source}: {what}.") from None
+
+
+def first_error(error: pydantic.ValidationError) -> tuple[list[str], str]:
+    """The way to the first value that is wrong, by names of fields and numbers of entries, and what is wrong with it."""
+    first = error.errors()[0]
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return [str(part) for part in first["loc"]], f"{message}; found {first['input']!r}"
 
 
 @functools.cache

@@ -16,11 +16,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a binary file that takes its name only once it is whole and on the disk.
 
     A full disk or a killed process leaves the file that had the name before, and no other.
+
+    Raises:
+        UserError: If no file can be made there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(part, "wb")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}; what was saved before is whole.") from None
+    try:
+        with stream as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +55,7 @@ def read_policy(root: Path, folder: Path, preference: Mapping[str, float], seed:
         preference: By objective.
         seed: Of the training.
     """
-    result = _result(root / folder)
+    result = RunFolder(root / folder).result()
     returns, discounted = (
         {name: float(result[key][name]["mean"]) for name in preference} for key in ("returns", "discounted_returns")
     )
@@ -65,11 +64,7 @@ def read_policy(root: Path, folder: Path, preference: Mapping[str, float], seed:
 
 def read_result(root: Path, policy: FrontPolicy) -> dict[str, Any]:
     """`result.json` of a policy's run."""
-    return _result(root / policy.folder)
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    return json.loads(RunFolder(folder).result_file.read_text(encoding="utf-8"))
+    return RunFolder(root / policy.folder).result()
 
 
 def front_file(root: Path) -> Path:

@@ -181,6 +181,14 @@ class RunFolder:
             return [f"model.zip is corrupt and now called {aside.name}; going on from {loaded.name}."]
         return []
 
+    def result(self) -> dict[str, Any]:
+        """What `result.json` holds.
+
+        Raises:
+            UserError: If it is not a run's result.
+        """
+        return _read_json(self.result_file, "delete it and evaluate the run again")
+
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes `result.json`, with the cost of the training so far."""
         _write_json(self.result_file, {**result, "cost": self.cost()})
@@ -195,11 +203,25 @@ class RunFolder:
         _write_json(self.cost_file, cost)
 
     def cost(self) -> dict[str, float]:
-        """What the training has taken so far (see `dibs_rl.cost`); empty where it has not begun."""
-        return json.loads(self.cost_file.read_text()) if self.cost_file.is_file() else {}
+        """What the training has taken so far (see `dibs_rl.cost`); empty where it has not begun.
+
+        Raises:
+            UserError: If the file holds something else.
+        """
+        return _read_json(self.cost_file, "delete it") if self.cost_file.is_file() else {}
 
     def _checkpoint_files(self) -> list[Path]:
         return sorted(p for p in self.checkpoints.glob("step_*.zip") if re.fullmatch(r"step_\d+\.zip", p.name))
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot read {path}: {error}; {remedy}.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not what dibs-rl wrote: it holds no mapping; {remedy}.")
+    return found
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -226,7 +248,7 @@ def _is_left_over(path: Path) -> bool:
 
 def _exists(path: Path) -> UserError:
     hint = f"go on with --resume {path}, or " if (path / "config.yaml").is_file() else ""
-    return UserError(f"The folder {path} exists: {hint}choose another --out.")
+    return UserError(f"{path} exists: {hint}choose another --out.")
 
 
 def _make_numbered(path: Path) -> Path:

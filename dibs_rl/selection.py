@@ -6,7 +6,7 @@ ones, and each says what it asks for: a scale, a preference or a point to be bet
 
 from collections.abc import Callable, Mapping
 
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 
 Returns = Mapping[str, float]
 """Mean return by objective."""
@@ -67,5 +67,5 @@ def hypervolume(reference: Returns) -> Rule:
 
 def _of(returns: Returns, name: str) -> float:
     if name not in returns:
-        raise UserError(f"Unknown objective {name!r}; there is {', '.join(returns)}.")
+        raise UserError(f"Unknown objective {name!r}.{did_you_mean(name, returns)} There is {', '.join(returns)}.")
     return returns[name]

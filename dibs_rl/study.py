@@ -15,7 +15,7 @@ import pydantic
 import yaml
 
 from dibs_rl import arms, conditions
-from dibs_rl.config import Count, RunConfig, Seed, validated
+from dibs_rl.config import Count, RunConfig, Seed, first_error, validated
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import atomic_write, load_yaml
 from dibs_rl.shipped import CONFIGS, shipped_file
@@ -124,9 +124,8 @@ def validated_study(settings: Mapping[str, Any], source: str) -> Study:
     try:
         study = pydantic.TypeAdapter(Study).validate_python({**settings, **named})
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where} in {source}: {first['msg'].lower()}; found {first['input']!r}.") from None
+        place, what = first_error(error)
+        raise UserError(f"{'.'.join(place)} in {source}: {what}.") from None
     if not (study.envs and study.conditions and study.arms and study.seeds):
         raise UserError(f"A study has at least one environment, condition, arm and seed; look at {source}.")
     return study
@@ -227,7 +226,10 @@ def record(study: Study, path: Path) -> None:
         UserError: If the folder holds a study with the same names but other settings.
     """
     file = path / "study.yaml"
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the study's folder {path}: {error.strerror}.") from None
     with filelock.FileLock(path / ".study.lock"):  # another benchmark may begin at the same moment
         plain = _merged(load_yaml(file) if file.is_file() else {}, study, path)
         with atomic_write(file) as stream:

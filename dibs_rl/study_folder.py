@@ -1,6 +1,5 @@
 """A study's folder, read back: what each job was, how it ended, and what it measured. Nothing is trained or loaded here."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -159,7 +158,7 @@ def _read_job(folder: RunFolder, transforms: Mapping[str, str | None]) -> JobRec
     env, condition, arm = (part.name for part in reversed(folder.path.parents[:3]))
     facts = folder.facts() if folder.config_file.is_file() else {}
     settings = load_yaml(folder.config_file).get("settings", {}) if facts else {}
-    result = _read_result(folder)
+    result = folder.result() if folder.result_file.is_file() else {}
     returns = {name: numbers["mean"] for name, numbers in result.get("returns", {}).items()}
     ended = bool(result) and result.get("steps", 0) >= settings.get("steps", 0)  # else it was evaluated in the middle
     error = _error(folder, returns if ended else None)
@@ -185,17 +184,6 @@ def _error(folder: RunFolder, returns: Mapping[str, float] | None) -> str:
         return text.split("\n", 1)[0]
     bad = [name for name, value in returns.items() if not math.isfinite(value)]
     return f"The return of {bad[0]} is {returns[bad[0]]}." if bad else ""
-
-
-def _read_result(folder: RunFolder) -> dict[str, Any]:
-    if not folder.result_file.is_file():
-        return {}
-    try:
-        return json.loads(folder.result_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{folder.result_file} is not a run's result: {error}; delete it and evaluate the run again."
-        ) from None
 
 
 def _missing_jobs(

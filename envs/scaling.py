@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.vec_env import VectorRewardVecEnv
 
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -91,7 +91,8 @@ def parse_transform(text: str, objectives: Sequence[str]) -> dict[str, Objective
         if not equals or not what:
             raise UserError(f"A transform reads like energy=1e3 or energy=exp@episode; found {part!r}.")
         if name not in objectives:
-            raise UserError(f"Unknown objective {name!r} in the transform {part!r}; there is {', '.join(objectives)}.")
+            hint = did_you_mean(name, objectives)
+            raise UserError(f"Unknown objective {name!r} in the transform {part!r}.{hint} There is {', '.join(objectives)}.")
         if name in transforms:
             raise UserError(f"The objective {name!r} is transformed twice in {text!r}.")
         transforms[name] = _parse_one(name, what)
@@ -121,11 +122,13 @@ def transform_rewards(env: VectorRewardVecEnv, *transforms: str) -> VectorReward
         *transforms: See `parse_transform`; of an objective that is in several, the last one holds.
 
     Raises:
-        UserError: See `parse_transform`.
+        UserError: See `parse_transform`; or if all objectives are switched off.
     """
     found: dict[str, ObjectiveTransform] = {}
     for text in transforms:
         found |= parse_transform(text, env.objectives)
+    if all(name in found and found[name].change == 0 for name in env.objectives):
+        raise UserError(f"Nothing is left to learn from: {','.join(filter(None, transforms))} switches every objective off.")
     env.reward_transform = TransformedRewards(env.objectives, found) if found else None
     return env
 

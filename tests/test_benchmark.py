@@ -18,6 +18,7 @@ from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.job_process import JobProcess
 from dibs_rl.cli.launchers import Schedule
+from dibs_rl.cli.trainings import TrainingFlags
 from dibs_rl.run_folder import RunFolder
 
 TESTS = Path(__file__).parent
@@ -125,7 +126,7 @@ def test_two_benchmarks_at_once_share_the_jobs(tmp_path):
 
 def anchored(root, broken=()):
     """Runs a study with the anchored game; returns its launcher, and by arm the states."""
-    _, jobs = read_jobs(BenchmarkConfig(envs=(ENV,), arms=("dibs-anchored",), steps=128, settings=tuple(QUICK)))
+    _, jobs = read_jobs(BenchmarkConfig(envs=(ENV,), arms=("dibs-anchored",), trainings=TrainingFlags(128, tuple(QUICK))))
     launcher = InThisProcess(root, broken)
     schedule = Schedule(jobs, root, launcher)
     schedule.run(lambda states: None)
@@ -163,7 +164,7 @@ def test_a_job_is_no_rank_of_the_training_that_starts_it(tmp_path, monkeypatch):
 
 
 def test_a_killed_job_says_so(tmp_path):
-    _, (job,) = read_jobs(BenchmarkConfig(envs=(ENV,), steps=LONG, settings=tuple(QUICK)))
+    _, (job,) = read_jobs(BenchmarkConfig(envs=(ENV,), trainings=TrainingFlags(LONG, tuple(QUICK))))
     process = JobProcess(tmp_path / job.path, train_flags(job, tmp_path))
     os.kill(process._process.pid, signal.SIGKILL)
     wait_for(lambda: process.poll() != "running")
@@ -202,7 +203,7 @@ def test_a_run_that_saved_nothing_begins_anew(tmp_path):
 
 
 def test_other_settings_under_the_same_names(tmp_path, capsys):
-    _, (job,) = read_jobs(BenchmarkConfig(envs=(ENV,), arms=("random",), settings=tuple(QUICK)))
+    _, (job,) = read_jobs(BenchmarkConfig(envs=(ENV,), arms=("random",), trainings=TrainingFlags(settings=tuple(QUICK))))
     assert command("train", *train_flags(job, tmp_path)) == 0
     study = ["--envs", ENV, "--arms", "random", "--out", tmp_path, "--settings", *QUICK]
     assert command("benchmark", *study) == 0
@@ -231,9 +232,11 @@ def test_without_ray(tmp_path, monkeypatch, capsys):
         (["--envs", "mo-hopper", "--arms", "mine={n_epochs: "], "stands YAML"),
         (["--envs", "mo-hopper", "--conditions", "hight-x1e3"], "forward, height, energy"),
         (["--envs", "mo-hopper", "--conditions", "odd=energy=much"], "energy"),
-        (["--envs", "mo-hopper", "--jobs", "-1"], "--jobs -1"),
+        (["--envs", "mo-hopper", "--jobs", "-1"], "--jobs: input should be greater than or equal to 0; found -1"),
         (["--envs", "mo-hopper", "--settings", "gama=1"], "Did you mean gamma"),
-        (["--envs", "mo-hopper", "--seeds", "-1"], "seeds"),
+        (["--envs", "mo-hopper", "--seeds", "-1"], "--seeds"),
+        (["--envs", "mo-hopper", "--arms", "mine={combiner: dips}"], "Did you mean dibs"),
+        (["--envs", "mo-hopper", "--ray-address", "auto"], "--launcher ray"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):

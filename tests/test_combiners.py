@@ -241,7 +241,7 @@ def test_unknown_names_get_a_hint(name: str, hint: str) -> None:
 
 
 def test_a_name_like_no_other_gets_the_list() -> None:
-    with pytest.raises(UserError, match="Unknown combiner 'xyzzy'; There is dibs,"):
+    with pytest.raises(UserError, match=r"Unknown combiner 'xyzzy'\. There is dibs,"):
         make_combiner("xyzzy")
 
 

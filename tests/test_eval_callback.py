@@ -86,8 +86,8 @@ def test_preferred_sum_by_hand():
         (lambda: maximin({"a": 0, "b": 2}, {"a": 1, "b": 2}), "high is above low .* for b"),
         (lambda: preferred_sum({}), "at least one objective"),
         (lambda: hypervolume({}), "at least one objective"),
-        (lambda: preferred_sum({"c": 1})({"a": 1.0, "b": 2.0}), "Unknown objective 'c'; there is a, b"),
-        (lambda: maximin({"c": 0}, {"c": 1})({"a": 1.0}), "Unknown objective 'c'; there is a"),
+        (lambda: preferred_sum({"c": 1})({"a": 1.0, "b": 2.0}), "Unknown objective 'c'. There is a, b"),
+        (lambda: maximin({"c": 0}, {"c": 1})({"a": 1.0}), "Unknown objective 'c'. There is a"),
     ],
 )
 def test_rules_that_do_not_fit(make, message):

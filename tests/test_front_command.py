@@ -46,7 +46,7 @@ def front(tmp_path, monkeypatch, capsys):
     def run(*arguments, steps=64, launcher=InThisProcess):
         launchers = []
 
-        def make(kind, root, jobs, address):
+        def make(flags, root):
             launchers.append(launcher(root))
             return launchers[0]
 
@@ -219,9 +219,11 @@ def test_a_preference_picks_a_policy_and_nothing_is_overwritten(front, tmp_path,
         (["front", "--env", "mo-hopper", "--settings", "gama=1"], "Did you mean gamma"),
         (["front", "--env", "mo-hopper", "--ref-point", "forward=1"], "a return for each of forward, height, energy"),
         (["front", "--env", "mo-hopper", "--gamma", "0"], "above 0"),
-        (["front", "--env", "mo-hopper", "--refine", "2"], "--refine 2"),
-        (["front", "--env", "mo-hopper", "--jobs", "-1"], "--jobs -1"),
-        (["front", "--env", "mo-hopper", "--seeds", "-1"], "seed"),
+        (["front", "--env", "mo-hopper", "--refine", "2"], "--refine: input should be less than or equal to 1"),
+        (["front", "--env", "mo-hopper", "--jobs", "-1"], "--jobs: input should be greater than or equal to 0"),
+        (["front", "--env", "mo-hopper", "--seeds", "-1"], "--seeds"),
+        (["front", "--env", "mo-hopper", "--seeds"], "at least one seed"),
+        (["front", "--env", "mo-hopper", "--out", "/proc/self/environ"], "Cannot make the study's folder"),
         (["evaluate", "."], "is not a run folder"),
         (["evaluate", ".", "--preference", "1,1"], "picks a policy of a front"),
     ],

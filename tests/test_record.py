@@ -108,7 +108,7 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
         ([run], "fishwood-v0 draws no pictures: it has the render modes human"),
         ([hopper], "apt install libegl1 and libgl1 for egl, or libosmesa6 for osmesa"),
         ([run, "--out", "film.avi"], ".mp4 or .gif"),
-        ([run, "--episodes", 0], "At least one episode"),
+        ([run, "--episodes", 0], "--episodes: input should be greater than or equal to 1; found 0"),
         ([tmp_path], "not a run folder"),
     ):
         assert command("record", *arguments) == 2

@@ -17,6 +17,7 @@ from PIL import Image
 from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.main import main
+from dibs_rl.cli.trainings import TrainingFlags
 from dibs_rl.reporting.outcomes import outcomes
 from dibs_rl.reporting.tables import shown
 from dibs_rl.statistics import Estimate
@@ -366,7 +367,9 @@ def test_of_real_jobs(tmp_path):
     """What a benchmark leaves can be reported; a reward times a power of two moves none of its returns."""
     quick = ("num_envs=4", "n_steps=16", "batch_size=32", "n_epochs=2", "eval_episodes=2", "steps=192", "threads=1")
     arms, conditions = ("dibs", "random", "expert-treasure"), ("scale-1", "treasure-x2^10")
-    study, jobs = read_jobs(BenchmarkConfig(envs=("deep-sea-treasure",), conditions=conditions, arms=arms, settings=quick))
+    trainings = TrainingFlags(settings=quick)
+    flags = BenchmarkConfig(envs=("deep-sea-treasure",), conditions=conditions, arms=arms, trainings=trainings)
+    study, jobs = read_jobs(flags)
     record(study, tmp_path)
     *first, last = sorted(jobs, key=lambda job: job.condition)
     for job in first:

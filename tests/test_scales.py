@@ -261,7 +261,8 @@ def test_mistakes(capsys):
     for arguments, message in (
         (["--probe", "mo-hoppper"], "Did you mean mo-hopper"),
         (["--probe", "CartPole-v1"], "scalar reward"),
-        (["--probe", "mo-hopper", "--episodes", 1], "At least two episodes"),
+        (["--match", "hoper"], "No id has 'hoper' in it"),
+        (["--probe", "mo-hopper", "--episodes", 1], "--episodes: input should be greater than or equal to 2; found 1"),
     ):
         assert command("envs", *arguments) == 2
         assert message in capsys.readouterr().err

@@ -205,7 +205,10 @@ def test_maps_increase(shape):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("enrgy=1e3", r"Unknown objective 'enrgy' in the transform 'enrgy=1e3'; there is forward, energy\."),
+        (
+            "enrgy=1e3",
+            r"Unknown objective 'enrgy' in the transform 'enrgy=1e3'. Did you mean energy\? There is forward, energy\.",
+        ),
         ("energy=cube", r"Unknown transform 'cube' of energy; it is a factor \(1e3\), power4, exp, sqrt, or one of these"),
         ("energy=exp@step", "Unknown transform 'exp@step' of energy"),
         ("energy=-1", "factor of energy must be a finite number of 0 or more; found -1"),

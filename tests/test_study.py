@@ -1,7 +1,5 @@
 """Studies: what their names mean, which jobs they are, and that every shipped one can be run."""
 
-import dataclasses
-
 import pytest
 import yaml
 
@@ -9,6 +7,7 @@ from dibs_rl import arms, conditions
 from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.train_config import read_config
+from dibs_rl.cli.trainings import TrainingFlags
 from dibs_rl.config import to_plain
 from dibs_rl.errors import UserError
 from dibs_rl.study import STUDIES, jobs_of, record, resolved, validated_study
@@ -188,8 +187,9 @@ def test_flags_win_and_keep_what_the_file_says_of_a_name(tmp_path):
     file = tmp_path / "mine.yaml"
     envs, arms = "envs: {deep-sea-treasure: {n_steps: 4}, mo-hopper: }", "arms: {fast: {n_epochs: 2}, dibs: }"
     file.write_text(f"{envs}\n{arms}\nconditions: {{odd: time=3}}\n")
-    flags = BenchmarkConfig(str(file), envs=("deep-sea-treasure",), arms=("fast", "slow={n_epochs: 9}"), steps=64)
-    study, found = read_jobs(dataclasses.replace(flags, settings=("gamma=0.5",)))
+    arms = ("fast", "slow={n_epochs: 9}")
+    flags = BenchmarkConfig(str(file), envs=("deep-sea-treasure",), arms=arms, trainings=TrainingFlags(64, ("gamma=0.5",)))
+    study, found = read_jobs(flags)
     assert study.name == "mine"
     assert [(job.env, job.condition, job.arm, job.config.transform) for job in found] == [
         ("deep-sea-treasure-v0", "odd", "fast", "time=3"),

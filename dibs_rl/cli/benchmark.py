@@ -2,23 +2,21 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
-import yaml
 from rich.console import Console
 
 from dibs_rl import study as studies
 from dibs_rl.by_objective import by_objective_text
 from dibs_rl.cli.flags import parse, print_line
-from dibs_rl.cli.launchers import Launcher, LocalLauncher, Schedule
-from dibs_rl.cli.ray_launcher import RayLauncher
+from dibs_rl.cli.launchers import Launcher, Schedule
 from dibs_rl.cli.study_display import StudyDisplay, error_of
-from dibs_rl.config import Count, to_plain
+from dibs_rl.cli.trainings import TrainingFlags, Trainings, make_launcher, named_values
+from dibs_rl.config import Seed, to_plain
 from dibs_rl.envs import SPECS, base_and_transform, make, resolve_id, task_ids
 from dibs_rl.envs.registry import TASK_SETS
 from dibs_rl.envs.scaling import parse_transform
@@ -45,20 +43,12 @@ class BenchmarkConfig:
     """What is done to the rewards: scale-1, energy-x1e3, each-x1e-3, energy-x2^10, energy-power4, or NAME=TRANSFORM."""
     arms: tuple[str, ...] = ()
     """What is compared: dibs, dibs-50, norm-sum, any combiner, sb3-ppo, random, experts, or 'NAME={n_epochs: 5}'."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Each job is run once with each."""
-    steps: Count | None = None
-    """Environment steps of each training; those shipped for the environment if not given."""
-    settings: tuple[str, ...] = ()
-    """Settings of 'dibs-rl train' for every job: num_envs=16 n_steps=32."""
     out: Path | None = None
     """The study's folder; runs/<name of the study> if not given."""
-    jobs: int = 0
-    """Jobs at a time, each with one thread; 0 for one a processor."""
-    launcher: Literal["local", "ray"] = "local"
-    """What runs the jobs: processes on this machine, or a Ray cluster whose machines share the study's folder."""
-    ray_address: str = ""
-    """The Ray cluster's address, or auto for the one this machine belongs to; without it, one is started here."""
+    trainings: Trainings = field(default_factory=TrainingFlags)
+    """What all of them have in common."""
 
 
 def run(arguments: list[str]) -> int:
@@ -67,7 +57,7 @@ def run(arguments: list[str]) -> int:
     study, jobs = read_jobs(flags)
     root = flags.out or Path("runs") / study.name
     check_against_runs(jobs, root)
-    with contextlib.closing(make_launcher(flags.launcher, root, flags.jobs, flags.ray_address)) as launcher:
+    with contextlib.closing(make_launcher(flags.trainings, root)) as launcher:
         studies.record(study, root)
         return run_jobs(f"{study.name} in {root}", jobs, root, launcher)
 
@@ -84,36 +74,13 @@ def run_jobs(title: str, jobs: Sequence[Job], root: Path, launcher: Launcher) ->
     schedule = Schedule(jobs, root, launcher)
     done = sum(state == "done" for state in schedule.states.values())
     before = f", {done} of them done before" if done else ""
-    print_line(f"{title}: {len(jobs)} jobs{before}.")
+    print_line(f"{title}: {len(jobs)} job{'s' * (len(jobs) != 1)}{before}.")
     display = StudyDisplay(schedule.states, root, Console())
     try:
         stopped_by = schedule.run(display.update)
     finally:
         display.close(schedule.states)
     return _sum_up(schedule.states, root, stopped_by)
-
-
-def make_launcher(kind: str, root: Path, jobs: int, ray_address: str = "") -> Launcher:
-    """What runs jobs.
-
-    Args:
-        kind: `local` or `ray`.
-        root: The study's folder.
-        jobs: So many at a time; 0 for one a processor.
-        ray_address: The Ray cluster's, if there is one.
-
-    Raises:
-        UserError: If the number is negative, or there is no Ray.
-    """
-    if jobs < 0:
-        raise UserError(f"At least one job at a time; found --jobs {jobs}.")
-    slots = jobs or processors()
-    return RayLauncher(root, ray_address, slots) if kind == "ray" else LocalLauncher(root, slots)
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_jobs(flags: BenchmarkConfig) -> tuple[Study, list[Job]]:
@@ -125,8 +92,7 @@ def read_jobs(flags: BenchmarkConfig) -> tuple[Study, list[Job]]:
     source = flags.study or "the flags"
     settings = studies.load_study(studies.study_file(flags.study)) if flags.study else {}
     study = studies.validated_study({**settings, **_given(flags, settings, source)}, source)
-    over = {} if flags.steps is None else {"steps": flags.steps}
-    over = {**named_values(flags.settings, "settings"), **over}
+    over = flags.trainings.overrides
     study = dataclasses.replace(study, envs={resolve_id(env): {**(own or {}), **over} for env, own in study.envs.items()})
     objectives = {env: objectives_of(env, own or {}) for env, own in study.envs.items()}
     study = studies.resolved(study, objectives)
@@ -147,19 +113,6 @@ def _given(flags: BenchmarkConfig, settings: Mapping[str, Any], source: str) -> 
             named = named_values(getattr(flags, key), key)
             given[key] = {name: before.get(name) if value is None else value for name, value in named.items()}
     return given
-
-
-def named_values(texts: Sequence[str], key: str) -> dict[str, Any]:
-    """`NAME` and `NAME=VALUE` as a mapping; but for a condition's transform the value is YAML."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        try:
-            found[name] = (value if key == "conditions" else yaml.safe_load(value)) if equals else None
-        except yaml.YAMLError:
-            message = f"Cannot read {text!r} in --{key}: behind the first = stands YAML, as in fast={{n_epochs: 5}}."
-            raise UserError(message) from None
-    return found
 
 
 def objectives_of(env_id: str, settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,18 +4,19 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.probe import probe_environment
-from dibs_rl.config import RunConfig
+from dibs_rl.config import RunConfig, Seed
 from dibs_rl.envs import BADSCALE, SPECS, EnvSpec, resolve_id
 from dibs_rl.envs.registry import TASK_SETS
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 
 
 @dataclass
@@ -26,9 +27,9 @@ class EnvsConfig:
     """Show only ids with this in them."""
     probe: str = ""
     """Environment whose scales are measured with random actions; says which combiners they will lead astray, and why."""
-    episodes: int = 20
+    episodes: Annotated[int, Field(ge=2)] = 20
     """Episodes of the measurement; of several tasks, of each."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the measurement."""
     transform: str = ""
     """As in train; what is measured is what a learner would see."""
@@ -54,8 +55,6 @@ def run(arguments: list[str]) -> int:
 
 
 def _probe(flags: EnvsConfig) -> None:
-    if flags.episodes < 2 or flags.seed < 0:
-        raise UserError(f"At least two episodes and a seed of 0 or more; found {flags.episodes} and {flags.seed}.")
     settings = {name: getattr(flags, name) for name in ("transform", "reward_terms", "pad_tasks", "seed")}
     probe_environment(RunConfig(env=resolve_id(flags.probe), **settings), flags.episodes, as_json=flags.json)
 
@@ -68,7 +67,10 @@ def _listed(match: str) -> dict[str, dict[str, Any]]:
         found[env_id] = _of_spec(SPECS[variant.base], {}, note)  # the scales are the base's, but for what the note says
     for set_id, tasks in TASK_SETS.items():
         found[set_id] = {"objectives": list(tasks), "scales": {}, "note": "each objective is a task of its own", "missing": ""}
-    return {env_id: found[env_id] for env_id in sorted(found) if match in env_id}
+    listed = {env_id: found[env_id] for env_id in sorted(found) if match in env_id}
+    if not listed:
+        raise UserError(f"No id has {match!r} in it.{did_you_mean(match, found)} 'dibs-rl envs' lists them all.")
+    return listed
 
 
 def _of_spec(spec: EnvSpec, scales: Mapping[str, str], note: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from dibs_rl.by_objective import parse_preference
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.model import Learner, choose_device, load_model, make_env, worlds_for
+from dibs_rl.config import Count, Seed
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
 from dibs_rl.front_folder import FrontPolicy, choose, front_file, read_front
@@ -29,9 +30,9 @@ class EvaluateConfig:
     """Run folder; of a run that has not finished, the newest checkpoint is taken. Or the folder of a front."""
     preference: str = ""
     """Of a front: which of its policies, by weights on the objectives, as 3,1 or forward=3,energy=1."""
-    episodes: int = 20
+    episodes: Count = 20
     """How many episodes; of several tasks, of each."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the first world's first episode; 10000 + the run's seed if not given."""
     stochastic: bool = False
     """Sample actions instead of taking the most likely one."""
@@ -42,8 +43,6 @@ class EvaluateConfig:
 def run(arguments: list[str]) -> int:
     """Evaluates a run; returns the exit code."""
     flags = parse(EvaluateConfig, arguments, "evaluate")
-    if flags.episodes < 1 or (flags.seed or 0) < 0:
-        raise UserError(f"At least one episode and a seed of 0 or more; found {flags.episodes} and {flags.seed}.")
     of_front = pick(flags.run, flags.preference)
     folder = RunFolder.open(flags.run / of_front.folder if of_front else flags.run)
     config = folder.config()

@@ -10,10 +10,11 @@ from typing import Any
 from dibs_rl import arms
 from dibs_rl import study as studies
 from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
-from dibs_rl.cli.benchmark import make_launcher, objectives_of, run_jobs
+from dibs_rl.cli.benchmark import objectives_of, run_jobs
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.model import choose_worlds_device, make_env
-from dibs_rl.config import OF_TASK, Count, RunConfig, Seed
+from dibs_rl.cli.trainings import TrainingFlags, make_launcher
+from dibs_rl.config import OF_TASK, Count, Number, RunConfig, Seed
 from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.provenance import versions
@@ -49,7 +50,7 @@ class ExpertsConfig:
     out: Path | None = None
     """Folder; runs/experts/<env>/<algo>-<backend>-<steps>-seed<seed> if not given, with reward terms and padding behind it.
     Experts that are there are kept."""
-    jobs: int = 0
+    jobs: Number = 0
     """Experts trained at a time, each with one thread; 0 for one a processor."""
 
 
@@ -76,7 +77,7 @@ def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
     if (folder / "experts.yaml").is_file():
         _check(folder, facts)
         return 0, folder
-    with contextlib.closing(make_launcher("local", folder, flags.jobs)) as launcher:
+    with contextlib.closing(make_launcher(TrainingFlags(jobs=flags.jobs), folder)) as launcher:
         studies.record(study, folder)
         code = run_jobs(f"{study.name} in {folder}", jobs, folder, launcher)
     if code == 0:
@@ -95,6 +96,8 @@ def with_anchors(config: RunConfig) -> RunConfig:
         return config
     folder = Path(config.anchors)
     if config.anchors == "auto":
+        if config.algo == "sb3-ppo" or config.combiner != "dibs":  # said before the experts are trained
+            raise UserError("Anchors are for the game of DiBS: --combiner dibs, or no --anchors.")
         same = {name: getattr(config, name) for name in ("env", "algo", *OF_TASK, "device")}
         physics = "warp" if config.backend == "warp" else "auto"  # all others have the same
         code, folder = make_experts(ExpertsConfig(**same, backend=physics))

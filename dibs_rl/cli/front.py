@@ -1,22 +1,21 @@
 """`dibs-rl front`: a policy for each of several preferences, and what the front that they make is worth."""
 
 import contextlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from dibs_rl import arms
 from dibs_rl import study as studies
-from dibs_rl.cli.benchmark import check_against_runs, make_launcher, named_values, objectives_of, run_jobs
+from dibs_rl.cli.benchmark import check_against_runs, objectives_of, run_jobs
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.front_results import conclude
 from dibs_rl.cli.launchers import Launcher
-from dibs_rl.config import Count, Fraction
+from dibs_rl.cli.trainings import TrainingFlags, Trainings, make_launcher
+from dibs_rl.config import Count, Fraction, Seed
 from dibs_rl.envs import base_and_transform, resolve_id
 from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
@@ -44,12 +43,8 @@ class FrontConfig:
     """Share of the points that go where the front is sparse, once the others are there; 0 for a lattice alone."""
     arm: str = DEFAULT_ARM
     """What the preferences are given to: dibs, dibs-anchored, norm-sum, weighted-sum, sb3-ppo, or a combiner with weights."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Each preference is trained once with each; each seed has a front of its own."""
-    steps: Count | None = None
-    """Environment steps of each training; those shipped for the environment if not given."""
-    settings: tuple[str, ...] = ()
-    """Settings of 'dibs-rl train' for every job: num_envs=16 n_steps=32."""
     warm_start: bool = False
     """Let each policy begin as that of the nearest preference before it: the trainings of a seed then wait for each other."""
     transform: str = ""
@@ -60,20 +55,16 @@ class FrontConfig:
     """Discount of the returns that the front is made of; that of fronts.yaml if not given, else the training's."""
     out: Path | None = None
     """The front's folder; runs/fronts/<env>/<arm> if not given."""
-    jobs: int = 0
-    """Jobs at a time, each with one thread; 0 for one a processor."""
-    launcher: Literal["local", "ray"] = "local"
-    """What runs the jobs, as in benchmark."""
-    ray_address: str = ""
-    """As in benchmark."""
+    trainings: Trainings = field(default_factory=TrainingFlags)
+    """What all of them have in common."""
 
 
 def run(arguments: list[str]) -> int:
     """Trains what is missing of a front and measures it; returns the exit code, as `dibs-rl benchmark` does."""
     flags = parse(FrontConfig, arguments, "front")
     plan = read_plan(flags)
-    if not 0 <= flags.refine <= 1:
-        raise UserError(f"A share is from 0 to 1; found --refine {flags.refine}.")
+    if not flags.seeds:
+        raise UserError("A front has at least one seed: --seeds 0.")
     if flags.points < len(plan.objectives):
         names = ", ".join(plan.objectives)
         raise UserError(f"--points is at least {len(plan.objectives)}, one for each of {names}; found {flags.points}.")
@@ -81,7 +72,7 @@ def run(arguments: list[str]) -> int:
     root = flags.out or plan.folder
     plan, preferences = plan.begun(root)
     front = Front(plan, root, measure)
-    with contextlib.closing(make_launcher(flags.launcher, root, flags.jobs, flags.ray_address)) as launcher:
+    with contextlib.closing(make_launcher(flags.trainings, root)) as launcher:
         code, jobs = front.train(preferences, flags.points, flags.refine, launcher)
     policies = front.policies(jobs)
     if policies and code in (0, 1):
@@ -96,7 +87,7 @@ def read_plan(flags: FrontConfig) -> FrontPlan:
         UserError: If anything in them is not as it should be.
     """
     env_id = resolve_id(flags.env)
-    settings = {**named_values(flags.settings, "settings"), **({} if flags.steps is None else {"steps": flags.steps})}
+    settings = flags.trainings.overrides
     objectives = objectives_of(env_id, settings)
     parse_transform(flags.transform, objectives)
     return FrontPlan(env_id, objectives, flags.arm, settings, flags.transform, flags.seeds, flags.warm_start)
@@ -161,7 +152,7 @@ class Front:
     def steps(self, jobs: Sequence[Job]) -> tuple[int, int]:
         """Environment steps that the finished jobs have taken in all, and those of the experts among them."""
         done = [job for job in jobs if RunFolder(self.root / job.path).finished]
-        taken = {job: json.loads(RunFolder(self.root / job.path).result_file.read_text())["steps"] for job in done}
+        taken = {job: RunFolder(self.root / job.path).result()["steps"] for job in done}
         return sum(taken.values()), sum(steps for job, steps in taken.items() if arms.is_reference(job.arm))
 
     def _run(self, title: str, preferences: np.ndarray, launcher: Launcher) -> tuple[int, list[Job]]:

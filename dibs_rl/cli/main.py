@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dibs_rl import __version__
 from dibs_rl.errors import UserError, did_you_mean
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 COMMANDS = {
     "train": "train one policy on many rewards",
     "experts": "train, for each objective, the policy it would like best: anchors for train --anchors",
@@ -32,9 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _NO_ROOM:
+            _fail(f"Cannot write {error.filename or 'a file'}: {error.strerror}; what was saved before is whole.")
+        if error.errno not in _NO_WAY or not error.filename:
             raise
-        _fail(f"Cannot write {error.filename or 'a file'}: {error.strerror}; what was saved before is whole.")
+        _fail(f"Cannot use {error.filename}: {error.strerror}.")
     except KeyboardInterrupt:
         sys.stderr.write("\ndibs-rl: stopped\n")
         sys.exit(130)

@@ -13,10 +13,9 @@ from PIL import Image
 from dibs_rl.cli.evaluate import SEED_OFFSET
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.model import load_model
-from dibs_rl.config import RunConfig
+from dibs_rl.config import Count, RunConfig, Seed
 from dibs_rl.envs import MultiTask, as_vector_env, task_ids
 from dibs_rl.envs.rendering import drawing_factory
-from dibs_rl.errors import UserError
 from dibs_rl.evaluation import Policy
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.vec_env import VectorRewardVecEnv
@@ -34,9 +33,9 @@ class RecordConfig:
     """Run folder; of a run that has not finished, the newest checkpoint is taken."""
     out: Path | None = None
     """Video file, .mp4 or .gif; video.mp4 in the run folder if not given, or video.gif where PyAV is not installed."""
-    episodes: int = 1
+    episodes: Count = 1
     """How many episodes, one after the other; of several tasks, of each, side by side."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the first episode; 10000 + the run's seed if not given, as in evaluate."""
     stochastic: bool = False
     """Sample actions instead of taking the most likely one."""
@@ -45,8 +44,6 @@ class RecordConfig:
 def run(arguments: list[str]) -> int:
     """Records; returns the exit code."""
     flags = parse(RecordConfig, arguments, "record")
-    if flags.episodes < 1 or (flags.seed or 0) < 0:
-        raise UserError(f"At least one episode and a seed of 0 or more; found {flags.episodes} and {flags.seed}.")
     out = flags.out or flags.run / ("video.mp4" if mp4_installed() else "video.gif")
     check_video_name(out)
     folder = RunFolder.open(flags.run)

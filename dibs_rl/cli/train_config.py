@@ -25,7 +25,7 @@ def read_config(arguments: list[str]) -> RunConfig:
     if resume is not None:
         return _changed_config(RunFolder.open(Path(resume)).config(), arguments)
     defaults = _defaults(arguments)
-    config = _checked(parse(type(defaults), arguments, "train", defaults))
+    config = parse(type(defaults), arguments, "train", defaults)
     name, config.env = config.env, resolve_id(config.env)
     if name != config.env and os.environ.get("RANK", "0") == "0":
         print_line(f"{name} is {config.env}, the newest version.")
@@ -38,7 +38,7 @@ def _changed_config(saved: RunConfig, arguments: list[str]) -> RunConfig:
     fixed = [name for name in changed if name not in _MAY_CHANGE]
     if fixed:
         raise UserError(f"A resumed run keeps its {', '.join(fixed)}; it may change {', '.join(sorted(_MAY_CHANGE))}.")
-    return _checked(config)
+    return config
 
 
 def _defaults(arguments: list[str]) -> RunConfig:
@@ -50,8 +50,3 @@ def _defaults(arguments: list[str]) -> RunConfig:
         shipped = shipped_file(algo, resolve_id(named))
         given, settings = str(shipped), load_yaml(shipped) if shipped else {}
     return validated(algo, {**settings, "env": named, "algo": algo}, given)
-
-
-def _checked(config: RunConfig) -> RunConfig:
-    """Holds what the flags set against the fields' bounds."""
-    return validated(config.algo, {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, "the flags")
