@@ -20,7 +20,7 @@ from dibs_rl.errors import UserError
 from dibs_rl.vec_env import map_obs
 
 SEED = 3
-NEXT, SAME, DISABLED = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
+SAME, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
 FRESH = {"context": "forkserver"}  # a process with threads, as that of the tests, is not safely forked
 
 

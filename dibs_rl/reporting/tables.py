@@ -99,7 +99,7 @@ def measure_table(title: str, found: Sequence[Outcomes], groups: Mapping[str, Ch
     return Table(title, header, cells, note)
 
 
-def gap_tables(title: str, found: Sequence[Outcomes], groups: Mapping[str, Chosen], note: str = "") -> list[Table]:
+def gap_tables(title: str, found: Sequence[Outcomes], groups: Mapping[str, Chosen]) -> list[Table]:
     """How far transformed rewards move each arm's results, mean over seeds, beside how far another seed does."""
     tables = []
     for measure in found[0].gap_measures:
@@ -109,11 +109,11 @@ def gap_tables(title: str, found: Sequence[Outcomes], groups: Mapping[str, Chose
             strata.append([o.noise(measure, arm) for o in found])
             most = max(strata, key=lambda stratum: sum(map(len, stratum)))
             rows.append([arm, _seeds(most), *(over(stratum, mean) for stratum in strata)])
-        tables.append(Table(f"{title}: {measure}", ["arm", "seeds", *groups, "another seed"], rows, note))
+        tables.append(Table(f"{title}: {measure}", ["arm", "seeds", *groups, "another seed"], rows))
     return tables
 
 
-def return_table(outcome: Outcomes, condition: str, note: str = "") -> Table:
+def return_table(outcome: Outcomes, condition: str) -> Table:
     """Untransformed returns of every arm, of the random policy and of the experts: IQM over seeds."""
     names = [*outcome.arms, *outcome.references(condition)]
     rows = []
@@ -121,10 +121,10 @@ def return_table(outcome: Outcomes, condition: str, note: str = "") -> Table:
         seeds = outcome.seeds(condition, arm)
         columns = outcome.raw(condition, arm).T
         rows.append([arm, str(len(seeds)), *(over([column], iqm) for column in columns)])
-    return Table(f"{outcome.env}, {condition}: returns", ["arm", "seeds", *outcome.objectives], rows, note)
+    return Table(f"{outcome.env}, {condition}: returns", ["arm", "seeds", *outcome.objectives], rows)
 
 
-def cost_table(env: str, jobs: Sequence[JobRecord], arms: Sequence[str], note: str = "") -> Table:
+def cost_table(env: str, jobs: Sequence[JobRecord], arms: Sequence[str]) -> Table:
     """What the jobs of one environment and condition cost: mean over seeds, and by how much more than SB3's PPO."""
     rows = []
     base = [job for job in jobs if job.arm == BASELINE]
@@ -133,7 +133,7 @@ def cost_table(env: str, jobs: Sequence[JobRecord], arms: Sequence[str], note: s
         plain = [over([_cost(mine, key)], mean) for key in _COSTS.values()]
         ratios = [_ratio(_cost(mine, key), _cost(base, key)) for key in _RATIOS.values()]
         rows.append([arm, str(len(mine)), *plain, *(["1 (itself)"] * len(ratios) if arm == BASELINE else ratios)])
-    return Table(env, ["arm", "seeds", *_COSTS, *_RATIOS], rows, note)
+    return Table(env, ["arm", "seeds", *_COSTS, *_RATIOS], rows)
 
 
 def job_table(jobs: Sequence[JobRecord], title: str) -> Table:
@@ -149,7 +149,7 @@ def fact_table(title: str, facts: Mapping[str, Any]) -> Table:
 
 def beaten(found: Sequence[Outcomes], main: str) -> Table | None:
     """Where another arm is above the main one with the rewards as given, by maximin or mean; None where none is."""
-    rows = []
+    rows: list[list[Cell]] = []
     for outcome in found:
         for measure in outcome.measures[:2] if outcome.plain and main in outcome.arms else ():
             estimates = {arm: over([outcome.measured(measure, str(outcome.plain), arm)], iqm) for arm in outcome.arms}
