@@ -5,13 +5,14 @@ Each field's docstring is its help text on the command line.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dibs_rl.by_objective import by_objective_text
 from dibs_rl.errors import UserError, did_you_mean
@@ -27,6 +28,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Algorithm = Literal["ppo", "a2c", "sac", "sb3-ppo"]
+
+
+def _temperature(text: str) -> str:
+    if not re.fullmatch(r"(auto(_\d+(\.\d+)?)?|\d+(\.\d+)?(e-?\d+)?)", text):
+        raise ValueError("it is a number of 0 or more, auto, or auto_0.1 to start at 0.1")
+    return text
 
 
 @dataclass
@@ -178,7 +185,7 @@ class SACConfig(RunConfig):
     """Environment steps with random actions before the first update."""
     tau: Fraction = 0.005
     """Share of the critic that goes into its target at each gradient step."""
-    ent_coef: Annotated[str, Field(pattern=r"^(auto(_\d+(\.\d+)?)?|\d+(\.\d+)?(e-?\d+)?)$")] = "auto_0.1"
+    ent_coef: Annotated[str, AfterValidator(_temperature)] = "auto_0.1"
     """Temperature of the entropy, relative to a combined gradient of norm at most 1: a number, or auto_0.1 to start there and
     be tuned for a target entropy. SB3's start of 1 is of rewards' size; beside a unit it would drown the rewards for long."""
     target_entropy: Literal["auto"] | Annotated[float, Field(allow_inf_nan=False)] = "auto"
@@ -238,7 +245,8 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
 def first_error(error: pydantic.ValidationError) -> tuple[list[str], str]:
     """The way to the first value that is wrong, by names of fields and numbers of entries, and what is wrong with it."""
     first = error.errors()[0]
-    message = first["msg"][:1].lower() + first["msg"][1:]
+    said = first["msg"].removeprefix("Value error, ")
+    message = said[:1].lower() + said[1:]
     return [str(part) for part in first["loc"]], f"{message}; found {first['input']!r}"
 
 

@@ -15,7 +15,8 @@ import yaml
 from dibs_rl.cli.main import main
 from dibs_rl.config import ALGORITHMS, validated
 from dibs_rl.envs import resolve_id
-from dibs_rl.files import load_yaml
+from dibs_rl.errors import UserError
+from dibs_rl.files import atomic_write, load_yaml
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.shipped import CONFIGS
 from dibs_rl.study import STUDIES
@@ -296,6 +297,19 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path):
     assert command("evaluate", run, "--episodes", 1) == 0
 
 
+def test_a_file_that_cannot_be_read_or_made_is_named(tmp_path):
+    """Whatever is in it, or in its way."""
+    for text in ("{", "[1]", "\x00"):
+        (tmp_path / "result.json").write_text(text)
+        (tmp_path / "cost.json").write_text(text)
+        for read, name in ((RunFolder(tmp_path).result, "result.json"), (RunFolder(tmp_path).cost, "cost.json")):
+            with pytest.raises(UserError, match=f"{name}.*delete it"):
+                read()
+    with pytest.raises(UserError, match=r"Cannot write .*page\.html"), atomic_write(tmp_path / "cost.json" / "page.html"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cost.json", "result.json"]
+
+
 def mistakes(tmp_path):
     not_a_run = tmp_path / "empty"
     not_a_run.mkdir()
@@ -311,6 +325,10 @@ def mistakes(tmp_path):
         "unknown flag": (["train", "--foo", "1"], "--foo"),
         "not a number": (["train", "--steps", "many"], "--steps: 'many' is not a whole number"),
         "not one of these": (["train", "--schedule", "cosine"], "'constant', 'linear'"),
+        "temperature": (
+            ["train", "--env", "mo-hopper", "--algo", "sac", "--ent-coef", "foo"],
+            "--ent-coef: it is a number of 0 or",
+        ),
         "no value": (["train", "--env"], "--env needs a value"),
         "a flag for a value": (["train", "--config", "--steps", 3], "--config needs a value"),
         "out of bounds": (["train", "--gamma", "2"], "gamma"),

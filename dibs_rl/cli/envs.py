@@ -38,7 +38,7 @@ class EnvsConfig:
     pad_tasks: bool = False
     """As in train."""
     json: bool = False
-    """Print JSON instead of a table."""
+    """Print it as JSON."""
 
 
 def run(arguments: list[str]) -> int:
