@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import geometric_median
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torchjd.autojac import backward, jac_to_grad, mtl_backward
@@ -262,15 +263,6 @@ def test_oracle_6_anchored_game_ends_at_the_centroid(preference: list[float] | N
     end = descend(torch.tensor([3.0, -2.0], dtype=F64), isotropic_costs, anchored, step=1.0, n=150)
     weights = torch.tensor(preference or [1.0] * 5, dtype=F64)
     assert_close(end, weights @ PREFERRED / weights.sum(), atol=1e-8, rtol=0)
-
-
-def geometric_median(points: np.ndarray) -> np.ndarray:
-    """Weiszfeld's iteration."""
-    x = points.mean(axis=0)
-    for _ in range(2000):
-        inverse = 1 / np.linalg.norm(points - x, axis=1)
-        x = inverse @ points / inverse.sum()
-    return x
 
 
 def test_oracle_6_one_step_local_game_ends_at_the_geometric_median() -> None:

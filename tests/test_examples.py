@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from oracles import geometric_median
 from torch.testing import assert_close
 
 from dibs_rl.bargaining import cosines, unit_rows
@@ -89,17 +90,9 @@ def test_quadratic_anchored_game_ends_at_the_centroid(start: tuple[float, float]
     assert_close(quadratic.weighted_centroid(preference), centroid)
 
 
-def weiszfeld(points: np.ndarray) -> np.ndarray:
-    x = points.mean(axis=0)
-    for _ in range(5000):
-        inverse = 1 / np.linalg.norm(points - x, axis=1)
-        x = inverse @ points / inverse.sum()
-    return x
-
-
 @pytest.mark.parametrize("start", quadratic.STARTS)
 def test_quadratic_one_step_local_game_ends_at_the_geometric_median(start: tuple[float, float]) -> None:
-    median = torch.as_tensor(weiszfeld(quadratic.PREFERRED.numpy()))
+    median = torch.as_tensor(geometric_median(quadratic.PREFERRED.numpy()))
     assert_close(quadratic.geometric_median(), median, atol=1e-5, rtol=0)
     assert_close(end(torch.tensor(start, dtype=F64)), median, atol=1e-5, rtol=0)
     assert (median - quadratic.weighted_centroid()).norm() > 1  # the two games could be told apart
