@@ -1,8 +1,9 @@
-"""Writing files that are whole or not there, and reading YAML."""
+"""Writing files that are whole or not there, and reading YAML and JSON."""
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,3 +52,32 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold settings as 'key: value' lines.")
     return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a mapping to a JSON file.
+
+    Raises:
+        UserError: If no file can be made there.
+    """
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Reads a mapping from a JSON file that `write_json` has written.
+
+    Args:
+        path: The file.
+        remedy: What to do where it holds something else, for the message.
+
+    Raises:
+        UserError: If it cannot be read, is not JSON, or holds no mapping.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot read {path}: {error}; {remedy}.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not what dibs-rl wrote: it holds no mapping; {remedy}.")
+    return found

@@ -1,6 +1,5 @@
 """A run's folder: what it holds, under which names, and how to go on with it."""
 
-import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import yaml
 from dibs_rl.by_objective import by_name
 from dibs_rl.config import RunConfig, to_plain, validated
 from dibs_rl.errors import UserError
-from dibs_rl.files import atomic_write, load_yaml
+from dibs_rl.files import atomic_write, load_yaml, read_json, write_json
 from dibs_rl.provenance import surroundings
 
 _KEPT_CHECKPOINTS = 3
@@ -187,11 +186,11 @@ class RunFolder:
         Raises:
             UserError: If it is not a run's result.
         """
-        return _read_json(self.result_file, "delete it and evaluate the run again")
+        return read_json(self.result_file, "delete it and evaluate the run again")
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes `result.json`, with the cost of the training so far."""
-        _write_json(self.result_file, {**result, "cost": self.cost()})
+        write_json(self.result_file, {**result, "cost": self.cost()})
 
     def write_error(self, reason: str, details: str) -> None:
         """Writes `error.txt`: the reason why the run has failed on the first line, what was said at its end below."""
@@ -200,7 +199,7 @@ class RunFolder:
 
     def write_cost(self, cost: Mapping[str, float]) -> None:
         """Writes `cost.json`: what the training has taken so far."""
-        _write_json(self.cost_file, cost)
+        write_json(self.cost_file, cost)
 
     def cost(self) -> dict[str, float]:
         """What the training has taken so far (see `dibs_rl.cost`); empty where it has not begun.
@@ -208,25 +207,10 @@ class RunFolder:
         Raises:
             UserError: If the file holds something else.
         """
-        return _read_json(self.cost_file, "delete it") if self.cost_file.is_file() else {}
+        return read_json(self.cost_file, "delete it") if self.cost_file.is_file() else {}
 
     def _checkpoint_files(self) -> list[Path]:
         return sorted(p for p in self.checkpoints.glob("step_*.zip") if re.fullmatch(r"step_\d+\.zip", p.name))
-
-
-def _read_json(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read {path}: {error}; {remedy}.") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not what dibs-rl wrote: it holds no mapping; {remedy}.")
-    return found
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def _make(path: Path) -> Path:

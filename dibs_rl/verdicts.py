@@ -43,7 +43,7 @@ class Rule:
         rule: Its name.
         arms: Combiners that are led astray where it applies.
         limit: Where it applies, with the threshold.
-        nearest: The objective that comes nearest, with its number; what was measured that applies is beyond the limit.
+        nearest: The objective that comes nearest to the limit, or is furthest beyond it, with its number.
     """
 
     rule: str

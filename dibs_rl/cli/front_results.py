@@ -1,6 +1,5 @@
 """What `dibs-rl front` leaves and prints at its end: `front.csv`, `front.json`, `front.png` and a table."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from dibs_rl.cli.flags import print_line
 from dibs_rl.envs import base_and_transform
 from dibs_rl.envs.registry import return_unit
 from dibs_rl.errors import UserError
-from dibs_rl.files import atomic_write
+from dibs_rl.files import atomic_write, write_json
 from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, front_file, points, read_result, write_front
 from dibs_rl.front_study import FrontPlan
 from dibs_rl.metrics import front_measures, utility_weights, weight_control
@@ -44,8 +43,7 @@ def conclude(plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence
     policies = flagged(policies)
     summary = _summary(plan, root, measure, policies, steps)
     write_front(root, policies)
-    with atomic_write(root / "front.json") as file:
-        file.write((json.dumps(summary, indent=2) + "\n").encode())
+    write_json(root / "front.json", summary)
     with atomic_write(root / "front.png") as file:
         file.write(png(_figure(plan, summary, policies)))
     _print(plan, root, summary)
