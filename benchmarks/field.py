@@ -35,11 +35,12 @@ from field_rows import Contest, Row, read_row, write_row, write_table
 from dibs_rl import arms
 from dibs_rl.cli import front as front_command
 from dibs_rl.cli.benchmark import objectives_of
+from dibs_rl.cli.trainings import named_values
 from dibs_rl.envs import base_and_transform, resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import points, read_front, read_result
 from dibs_rl.front_study import FrontPlan
-from dibs_rl.run_folder import versions
+from dibs_rl.provenance import versions
 from dibs_rl.yardstick import yardstick
 
 DEFAULT_METHODS = ("dibs", "dibs-anchored", "weighted-sum", "sb3-ppo", *THEIRS)

@@ -25,7 +25,7 @@ from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate, mean_returns
 from dibs_rl.files import atomic_write
 from dibs_rl.preferences import lattice
-from dibs_rl.run_folder import versions
+from dibs_rl.provenance import versions
 
 THEIRS = ("pgmorl", "capql")
 _PAUSE = 0.5  # seconds between looks at the processes
