@@ -4,6 +4,7 @@ The original bargaining game (DiBS, arXiv 2505.14817) has fixed preferred states
 taken between what policies *do*, never between parameters, which mean nothing under a permutation of neurons.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -31,6 +32,7 @@ class Anchors:
         objectives: The names, in the reward's order.
         observation_space: What all of them see.
         action_space: What all of them act in.
+        device: Where they are asked; a policy that is elsewhere is copied there.
 
     Raises:
         UserError: If a policy is missing or too many, sees or acts in another space, or distances
@@ -43,6 +45,7 @@ class Anchors:
         objectives: Sequence[str],
         observation_space: spaces.Space,
         action_space: spaces.Space,
+        device: torch.device | str = "cpu",
     ) -> None:
         if set(policies) != set(objectives):
             raise UserError(
@@ -59,7 +62,8 @@ class Anchors:
             raise UserError(
                 "Distances between policies are in units of half the action range, and this action space has no bounds."
             )
-        self.policies = {name: policies[name] for name in objectives}
+        device = torch.device(device)
+        self.policies = {name: _on(device, policies[name]) for name in objectives}
         self._measure = _box_gaps if isinstance(action_space, spaces.Box) else _hellinger_gaps
 
     @torch.no_grad()
@@ -84,6 +88,10 @@ class Anchors:
         total = ranks.mean(torch.where(active, squares, 0.0).sum(dim=0))
         count = ranks.mean(active.sum(dim=0).double())
         return torch.where(count > 0, total / count, 0.0).sqrt()
+
+
+def _on(device: torch.device, policy: BasePolicy) -> BasePolicy:
+    return policy if policy.device == device else copy.deepcopy(policy).to(device)
 
 
 def _box_gaps(policy: BasePolicy, anchors: Sequence[BasePolicy], obs: Obs) -> Tensor:

@@ -94,12 +94,12 @@ class AutogradEngine:
     @torch.no_grad()
     def act(self, inputs: Obs) -> tuple[Tensor, Tensor]:
         """See `Engine`."""
-        with _no_look(self._policy.device):
+        with no_look(self._policy.device):
             return self._policy.act(inputs)
 
     def evaluate(self, inputs: Obs, actions: Tensor) -> "AutogradEvaluation":
         """See `Engine`."""
-        with _no_look(self._policy.device):
+        with no_look(self._policy.device):
             log_prob, entropy = self._policy.log_prob_and_entropy(inputs, actions)
         return AutogradEvaluation(log_prob, entropy.mean(), self._policy.policy_parameters())
 
@@ -109,7 +109,7 @@ class AutogradEngine:
 
 
 @contextmanager
-def _no_look(device: torch.device) -> Iterator[None]:
+def no_look(device: torch.device) -> Iterator[None]:
     """Keeps torch's distributions from looking whether their numbers are sound, where that would wait for the device."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(before and not sync.waits(device))

@@ -88,7 +88,7 @@ class VectorLearner(Records, Persistent):
     def _make_anchors(self, policies: Mapping[str, BasePolicy]) -> Anchors:
         if not isinstance(self._aggregator, DiBS):
             raise UserError("Anchors are for the game of DiBS: combiner='dibs' (--combiner dibs), or no anchors.")
-        return Anchors(policies, self.objectives, self.observation_space, self.action_space)
+        return Anchors(policies, self.objectives, self.observation_space, self.action_space, self.device)
 
     def start_from(self, other: BaseAlgorithm, factors: Sequence[float]) -> None:
         """Takes the networks of another learner of this kind, with the statistics in them; optimisers stay as they are.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dibs_rl import ranks, sync
 from dibs_rl.agents.checks import check_objectives, check_observations, check_rewards
-from dibs_rl.agents.engines import Engine, engine_of
+from dibs_rl.agents.engines import Engine, engine_of, no_look
 from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.policies import VectorCritic
 from dibs_rl.agents.side_by_side import torch_threads
@@ -44,7 +44,7 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         rollout_buffer.reset(env.active)
         if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
+            self._reset_noise(env.num_envs)
         engine = engine_of(self.policy)
         callback.on_rollout_start()
         with torch_threads(1 if engine.small else torch.get_num_threads()):
@@ -74,7 +74,7 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
         obs = self._to_device(self._last_obs)
         for t in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and t % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
+                self._reset_noise(env.num_envs)
             actions, log_probs = self._act(engine, obs, rollout_buffer)
             rollout_buffer.add_decision(obs, actions, log_probs)
             step = env.step_tensors(self._inside_action_space(actions))
@@ -92,6 +92,10 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
             if not go_on:
                 return False
         return True
+
+    def _reset_noise(self, n: int) -> None:
+        with no_look(self.device):
+            self.policy.reset_noise(n)
 
     def _act(self, engine: Engine, obs: Obs, buffer: VectorRolloutBuffer) -> tuple[Tensor, Tensor]:
         """Actions and log probabilities; where the policy cannot act, says which number was not finite."""

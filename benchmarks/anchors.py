@@ -52,7 +52,7 @@ from dibs_rl.config import RunConfig
 from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.envs.tasks import TASKS
 from dibs_rl.evaluation import evaluate
-from dibs_rl.files import atomic_write
+from dibs_rl.files import read_json, write_json
 from dibs_rl.metrics import hypervolume, weight_control
 from dibs_rl.statistics import estimate, mean
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv
@@ -60,6 +60,7 @@ from dibs_rl.yardstick import yardstick
 
 FAVOUR = 3.0  # weight of the favoured objective to 1 of each other
 LEAST_NOISE = 0.2
+_REMEDY = "move it away and its training is done again"
 
 
 class Frozen(Anchors):
@@ -137,9 +138,8 @@ def train(training: Training) -> None:
     seed = SEED_OFFSET + config.seed
     with contextlib.closing(make_env(config, worlds_for(config.env, config.eval_episodes), seed)) as env, torch.no_grad():
         found = evaluate(model, env, config.eval_episodes, seed=seed, gamma=gamma).summary()
-    result = {**found, "preference": training.preference, "settings": dataclasses.asdict(config)}
-    with atomic_write(training.file) as stream:
-        stream.write(json.dumps(result, default=str).encode())
+    result = {**found, "preference": training.preference, "settings": plain_settings(config)}
+    write_json(training.file, result)
 
 
 def make_model(training: Training, env: VectorRewardVecEnv) -> DiBSPPO:
@@ -153,7 +153,7 @@ def make_model(training: Training, env: VectorRewardVecEnv) -> DiBSPPO:
     else:
         experts = read_experts(training.experts)
     kind = ANCHORS.get(training.variant, Anchors)
-    model._preferred = kind(experts, model.objectives, model.observation_space, model.action_space)
+    model._preferred = kind(experts, model.objectives, model.observation_space, model.action_space, model.device)
     if training.variant == "from-expert":
         take_policy(model, experts[model.objectives[int(np.argmax(training.preference))]])
     return model
@@ -218,7 +218,7 @@ def experts(flags: argparse.Namespace, env_id: str, seed: int, share: int, steps
 
 def run_all(trainings: Sequence[Training], jobs: int) -> None:
     """Runs what is not done yet, so many at a time, each with one thread."""
-    todo = [training for training in trainings if not training.file.is_file()]
+    todo = [training for training in trainings if not is_done(training)]
     print(f"{len(trainings)} trainings, {len(trainings) - len(todo)} of them done", flush=True)
     # A process for each: what a library keeps in a process then never reaches the next training.
     with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -232,9 +232,27 @@ def run_all(trainings: Sequence[Training], jobs: int) -> None:
             raise SystemExit("Stopped; the same command goes on.") from None
 
 
+def is_done(training: Training) -> bool:
+    """Whether there is a result; one of other settings ends the command."""
+    if not training.file.is_file():
+        return False
+    found = read_json(training.file, _REMEDY)["settings"]
+    wanted = plain_settings(training.config)
+    other = [name for name in wanted if found.get(name) != wanted[name]]
+    if other:
+        name = other[0]
+        raise SystemExit(f"{training.file} is of {name} {found.get(name)!r}, and not {wanted[name]!r}: choose another --out.")
+    return True
+
+
+def plain_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings as a file of JSON holds them."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
 def table(trainings: Sequence[Training]) -> list[list[str]]:
     """Rows of cells, the first one of headings."""
-    results = {training: json.loads(training.file.read_text()) for training in trainings}
+    results = {training: read_json(training.file, _REMEDY) for training in trainings}
     objectives = list(next(iter(results.values()))["returns"])
     rows = [["variant", *objectives, "hypervolume", "weight control"]]
     for variant in dict.fromkeys(training.variant for training in trainings):

@@ -169,6 +169,11 @@ class DiBSWeighting(Weighting[PSDMatrix]):
         self.steps = _checked_steps(steps)
         self.preference = None if preference is None else positive_weights(preference)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a file that opens also where there is no GPU; distances are measured anew."""
+        preference = None if self.preference is None else self.preference.cpu()
+        return {**self.__dict__, "preference": preference, "distances": None}
+
     def forward(self, gramian: Tensor, /) -> Tensor:
         """Maps the Gramian `[m, m]` to weights `[m]`: DiBS coefficient over gradient norm, 0 for a zero gradient."""
         return _tensor(self.weigh(_checked_cosine(gramian))).to(gramian.dtype)

@@ -57,6 +57,10 @@ class AdvantageSum(Aggregator):
         """Sums the rows of a Jacobian `[m, p]` to `[p]`."""
         return self._weights(matrix, len(matrix)) @ matrix
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a file that opens also where there is no GPU."""
+        return {**self.__dict__, "preference": None if self.preference is None else self.preference.cpu()}
+
     def _weights(self, like: Tensor, m: int) -> Tensor:
         if self.preference is None:
             return like.new_ones(m)

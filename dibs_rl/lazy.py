@@ -54,6 +54,9 @@ class LazyArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return len(self._tensor)
 
+    def __bool__(self) -> bool:
+        return bool(self._array)
+
     def __getitem__(self, index: Any) -> Any:
         return self._array[index]
 

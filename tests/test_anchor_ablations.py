@@ -107,3 +107,14 @@ def test_the_table_is_of_what_the_files_hold(script, tmp_path):
     assert head == ["variant", "forward", "energy", "hypervolume", "weight control"]
     volume = np.mean([hypervolume(np.array(list(returns.values())) + seed, [-100, -100]) for seed in (0, 2)])
     assert row == ["local", "6", "6", f"{volume:.4g}", "1"]
+
+
+def test_a_result_of_other_settings_is_no_result(script, tmp_path):
+    training = result(script, tmp_path, "local", (1.0, 1.0), 0, (1, 2))
+    file = training.file
+    assert not script.is_done(script.Training("local", (1.0, 1.0), training.config, tmp_path, tmp_path / "none.json"))
+    file.write_text(json.dumps({"settings": script.plain_settings(training.config)}))
+    assert script.is_done(training)
+    longer = PPOConfig(env="mo-halfcheetah-v5", seed=0, steps=training.config.steps + 1)
+    with pytest.raises(SystemExit, match=f"is of steps {training.config.steps}, and not {longer.steps}: choose another --out"):
+        script.is_done(script.Training("local", (1.0, 1.0), longer, tmp_path, file))

@@ -8,6 +8,7 @@ from scipy.optimize import fsolve
 
 from dibs_rl import dibs_weights
 from dibs_rl.agents import DiBSPPO, DiBSSAC
+from dibs_rl.agents.anchors import Anchors
 from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
 from dibs_rl.bargaining import cosines, unit_rows
 from dibs_rl.errors import UserError
@@ -193,3 +194,16 @@ def test_broken_and_foreign_experts_get_one_line(tmp_path):
 def test_point_env_has_the_names_used_here():
     assert quick_ppo().objectives == NAMES
     assert PointEnv().action_space.is_bounded()
+
+
+def test_anchors_are_asked_where_the_policy_is(monkeypatch):
+    """The meta device stands in for a GPU: what is left on the processor stops there, too."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)  # that looks at numbers, and meta has none
+    anchors = policies(1, 2)
+    policy = DiBSPPO("MlpPolicy", point_envs(1), seed=0).policy.to("meta")
+    obs = torch.zeros(4, *policy.observation_space.shape, device="meta")
+    found = Anchors(anchors, NAMES, policy.observation_space, policy.action_space, "meta").distances(policy, obs)
+    assert found.shape == (2,)
+    assert all(anchor.device.type == "cpu" for anchor in anchors.values())  # those are saved with the model
+    with pytest.raises(RuntimeError, match="device"):
+        Anchors(anchors, NAMES, policy.observation_space, policy.action_space).distances(policy, obs)

@@ -1,6 +1,7 @@
 """The table of combiners: each makes a direction, none of TorchJD's is missing, and the sums add as they say."""
 
 import inspect
+import pickle
 
 import pytest
 import torch
@@ -255,3 +256,21 @@ def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torchjd.aggregation, type(make_combiner(name)).__name__.removeprefix("_"), fail)
     with pytest.raises(UserError, match=rf"{name} needs more packages: pip install 'dibs-rl\[combiners\]' \(no sol"):
         make_combiner(name)
+
+
+@pytest.mark.parametrize("name", ["dibs", "norm-sum", "weighted-sum"])
+def test_a_combiner_is_pickled_for_the_processor(name):
+    """What it has moved to a GPU, for which the meta device stands in, would not open elsewhere."""
+    combiner = make_combiner(name, preference=[3.0, 1.0])
+    holder = getattr(combiner, "gramian_weighting", combiner)
+    asked = []
+
+    class OnGPU(torch.Tensor):
+        def cpu(self):
+            asked.append(True)
+            return self.as_subclass(torch.Tensor)
+
+    holder.preference = holder.preference.as_subclass(OnGPU)
+    again = pickle.loads(pickle.dumps(combiner))
+    assert asked
+    assert torch.equal(getattr(again, "gramian_weighting", again).preference, torch.tensor([3.0, 1.0], dtype=torch.float64))

@@ -81,6 +81,20 @@ def test_the_plan_measures_everything_and_says_what_it_leaves_out(gpu, capsys, m
     assert "- race, batch, GPU learner (time)" in text
 
 
+def test_a_race_leaves_the_others_their_share(gpu, capsys, monkeypatch):
+    monkeypatch.setattr(gpu.Bench, "speed", lambda self, robot, way, n: [])
+    monkeypatch.setattr(gpu.Bench, "update_of", lambda self, m, n: [])
+
+    def as_long_as_it_may(self, way, n, shares):
+        self._start -= self._left() / shares
+        return [way]
+
+    monkeypatch.setattr(gpu.Bench, "race", as_long_as_it_may)
+    gpu.Bench("cpu", 3_600.0, [256, 8_192], 1e3).run()
+    raced = [line["row"][0] for line in said(capsys) if line.get("table") == gpu.RACE]
+    assert raced == ["warp", gpu.HOST_LEARNER, gpu.GPU_LEARNER]
+
+
 def test_a_process_that_takes_too_long_is_ended(gpu):
     row = json.dumps({"table": gpu.COST, "row": [1, 2, 3.0, None]})
     found = gpu.watched([sys.executable, "-c", f"import time; print('''{row}''', flush=True); time.sleep(60)"], 3.0)

@@ -21,7 +21,7 @@ from dibs_rl.envs import TensorVecEnvAdapter, make
 from dibs_rl.envs.batch_backend import batch_installed
 from dibs_rl.envs.warp_backend import warp_installed
 from dibs_rl.errors import NonFiniteError
-from dibs_rl.lazy import as_array
+from dibs_rl.lazy import LazyArray, as_array
 from dibs_rl.popart import Moments, update_moments
 from dibs_rl.returns import explained_variances, normalise_columns
 
@@ -77,6 +77,7 @@ CASES = {
     "normalised-sum": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "combiner": "norm-sum", "preference": [3.0, 1.0]}),
     "tasks": (DiBSPPO, SplitTasks, SIMULATOR, PPO),
     "tasks-every-minibatch": (DiBSPPO, SplitTasks, SIMULATOR, {**PPO, "bargain_every": "minibatch"}),
+    "sde": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "use_sde": True, "sde_sample_freq": 4}),
     "a2c": (DiBSA2C, ADAPTED, SIMULATOR, {"n_steps": PERIOD}),
 }
 
@@ -370,3 +371,8 @@ def test_what_is_sent_to_a_gpu_arrives():
         sent = sync.send(part, torch.device("cuda"))
         assert sent.is_cuda
         assert torch.equal(sync.read([sent])[0], part)
+
+
+@pytest.mark.parametrize("values", [[False], [True]])
+def test_an_array_of_one_is_as_true_as_what_it_holds(values):
+    assert bool(LazyArray(torch.tensor(values))) is values[0]

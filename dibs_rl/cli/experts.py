@@ -99,7 +99,8 @@ def with_anchors(config: RunConfig) -> RunConfig:
         if config.algo == "sb3-ppo" or config.combiner != "dibs":  # said before the experts are trained
             raise UserError("Anchors are for the game of DiBS: --combiner dibs, or no --anchors.")
         same = {name: getattr(config, name) for name in ("env", "algo", *OF_TASK, "device")}
-        physics = "warp" if config.backend == "warp" else "auto"  # all others have the same
+        # Warp's physics is its own, and what auto means on a GPU; all others have the same.
+        physics = "auto" if config.backend != "warp" and choose_worlds_device(config) == "cpu" else config.backend
         code, folder = make_experts(ExpertsConfig(**same, backend=physics))
         if code:
             raise UserError("The experts are not all there; 'dibs-rl experts' goes on with them.")

@@ -58,7 +58,10 @@ def _factors(folder: RunFolder, config: RunConfig, env: VectorRewardVecEnv) -> l
         parse_transform(text, env.objectives)
         for text in (folder.facts().get("transform", ""), str(env.reward_transform or ""))
     )
-    return [_factor(folder, name, before.get(name, _AS_IT_IS), now.get(name, _AS_IT_IS)) for name in env.objectives]
+    factors = [_factor(folder, name, before.get(name, _AS_IT_IS), now.get(name, _AS_IT_IS)) for name in env.objectives]
+    if not config.popart and any(factor != 1 for factor in factors):
+        raise UserError(f"Cannot start from {folder.path}: without PopArt its critic knows rewards in its own units alone.")
+    return factors
 
 
 def _factor(folder: RunFolder, name: str, before: ObjectiveTransform, now: ObjectiveTransform) -> float:

@@ -21,6 +21,7 @@ from dibs_rl.cli.flags import print_line
 from dibs_rl.cli.keeper import Keeper, Stopper
 from dibs_rl.cli.model import (
     Learner,
+    build_model,
     choose_device,
     choose_worlds_device,
     learner_class,
@@ -77,7 +78,8 @@ def _follow() -> int:
     config: RunConfig = ranks.from_lead(None)
     config = dataclasses.replace(config, seed=config.seed + ranks.rank() * config.num_envs)  # worlds that no other rank has
     with contextlib.closing(_make_worlds(config)) as env:
-        model = new_model(config, env, choose_device(config.device, env.observation_space, env.device))
+        # What it begins with is the first rank's, whether that is new or goes on.
+        model = build_model(config, env, choose_device(config.device, env.observation_space, env.device))
         stopper = Stopper()
         left, before = ranks.from_lead((0, 0))
         _seed_new_episodes(env, config.seed, before)

@@ -131,12 +131,13 @@ def _scale(found: Sequence[Outcomes]) -> Section:
 
 def _scores(found: Sequence[Outcomes]) -> Section:
     section = Section("Scores and returns by environment")
-    at_a_glance = _at_a_glance(_scored(found))
+    scored = _scored(found)
+    at_a_glance = _at_a_glance(scored)
     for outcome in found:
         rest = Section(f"{outcome.env}: other conditions ({len(outcome.conditions) - 1})")
         for condition in outcome.conditions:
             part = section if condition.name == outcome.shown else rest
-            if outcome.scorable and condition not in at_a_glance:
+            if outcome.scorable and not (outcome in scored and condition in at_a_glance):
                 title = f"{outcome.env}, {condition.name}: scores"
                 part.add(tables.measure_table(title, [outcome], {"": _only(condition)}))
             part.add(tables.return_table(outcome, condition.name))
