@@ -33,6 +33,7 @@ lint: $(VENV)/installed-dev
 $(VENV)/torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "dibs-rl needs Python 3.11 or newer; point PYTHON at one: make train PYTHON=python3.12"; exit 2; }
+	@echo "Setting up $(VENV): a few minutes, the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $@

@@ -17,7 +17,7 @@ Variants:
     random       untrained policies in the place of the experts
     half         experts of half the training
     kl           distances by the Kullback-Leibler divergence from the expert, root of twice its mean, noise included
-    from-expert  begins with the policy of the expert that the preference favours (the first one where all are equal)
+    from-expert  begins with the networks of the expert that the preference favours (the first one where all are equal)
     noise-floor  the standard deviation of actions does not fall below 0.2 of half the range
 """
 
@@ -43,15 +43,15 @@ from torch.distributions import Normal, kl_divergence
 
 from dibs_rl.agents import DiBSPPO
 from dibs_rl.agents.anchors import Anchors
-from dibs_rl.agents.experts import read_experts
-from dibs_rl.cli.evaluate import SEED_OFFSET
+from dibs_rl.agents.experts import expert_facts
+from dibs_rl.cli.evaluate import evaluated
 from dibs_rl.cli.experts import ExpertsConfig, make_experts
-from dibs_rl.cli.model import build_model, make_env, worlds_for
+from dibs_rl.cli.model import build_model, make_env
+from dibs_rl.cli.starts import new_model
 from dibs_rl.cli.train_config import read_config
 from dibs_rl.config import RunConfig
 from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.envs.tasks import TASKS
-from dibs_rl.evaluation import evaluate
 from dibs_rl.files import read_json, write_json
 from dibs_rl.metrics import hypervolume, weight_control
 from dibs_rl.statistics import estimate, mean
@@ -116,14 +116,12 @@ class Training:
         variant: What is left out or changed.
         preference: Weights in the objectives' order.
         config: All settings.
-        experts: Their folder.
         file: Where the result goes.
     """
 
     variant: str
     preference: tuple[float, ...]
     config: RunConfig
-    experts: Path
     file: Path
 
 
@@ -134,28 +132,20 @@ def train(training: Training) -> None:
     with contextlib.closing(make_env(config, config.num_envs, config.seed)) as env:
         model = make_model(training, env)
         model.learn(config.steps, callback=NoiseFloor() if training.variant == "noise-floor" else None)
-    gamma = yardstick(config.env, model.objectives).gamma or config.gamma
-    seed = SEED_OFFSET + config.seed
-    with contextlib.closing(make_env(config, worlds_for(config.env, config.eval_episodes), seed)) as env, torch.no_grad():
-        found = evaluate(model, env, config.eval_episodes, seed=seed, gamma=gamma).summary()
-    result = {**found, "preference": training.preference, "settings": plain_settings(config)}
-    write_json(training.file, result)
+    found = evaluated(config, model, config.eval_episodes)
+    write_json(training.file, {**found, "preference": training.preference, "settings": plain_settings(config)})
 
 
 def make_model(training: Training, env: VectorRewardVecEnv) -> DiBSPPO:
     """The learner of a training, with the settings that are shipped for the environment."""
-    model = build_model(training.config, env, "cpu")
+    model = new_model(training.config, env, "cpu")
     assert isinstance(model, DiBSPPO)
-    if training.variant == "local":
-        return model
+    experts, kind = model.anchors, ANCHORS.get(training.variant)
     if training.variant == "random":
-        experts = {name: untrained(training.config, env, i) for i, name in enumerate(model.objectives)}
-    else:
-        experts = read_experts(training.experts)
-    kind = ANCHORS.get(training.variant, Anchors)
-    model._preferred = kind(experts, model.objectives, model.observation_space, model.action_space, model.device)
-    if training.variant == "from-expert":
-        take_policy(model, experts[model.objectives[int(np.argmax(training.preference))]])
+        experts, kind = {name: untrained(training.config, env, i) for i, name in enumerate(model.objectives)}, Anchors
+    if kind is not None:
+        assert experts is not None
+        model._preferred = kind(experts, model.objectives, model.observation_space, model.action_space, model.device)
     return model
 
 
@@ -163,14 +153,6 @@ def untrained(config: RunConfig, env: VectorRewardVecEnv, i: int) -> BasePolicy:
     """A policy that has learnt nothing, another one for each objective."""
     other_start = dataclasses.replace(config, seed=1_000 * (config.seed + 1) + i)
     return build_model(other_start, env, "cpu").policy
-
-
-def take_policy(model: DiBSPPO, expert: BasePolicy) -> None:
-    """Gives a learner the expert's policy and observation statistics; the critic stays a new one."""
-    critic = {id(parameter) for parameter in model.policy.value_parameters()}
-    names = {name for name, parameter in model.policy.named_parameters() if id(parameter) not in critic}
-    names |= {name for name in model.policy.state_dict() if "norm.parts" in name}
-    model.policy.load_state_dict({name: expert.state_dict()[name] for name in names}, strict=False)
 
 
 def plan(flags: argparse.Namespace) -> list[Training]:
@@ -182,6 +164,8 @@ def plan(flags: argparse.Namespace) -> list[Training]:
     found = []
     for seed in flags.seeds:
         words = ["--env", env_id, "--seed", str(seed), "--threads", "1", "--workers", str(int(env_id in TASKS)), *steps]
+        gamma = yardstick(env_id, objectives).gamma
+        words += [] if gamma is None else ["--eval-gamma", str(gamma)]
         whole = read_config(words).steps
         folders = {
             share: experts(flags, env_id, seed, share, whole // share)
@@ -189,17 +173,20 @@ def plan(flags: argparse.Namespace) -> list[Training]:
         }
         for variant, preference in itertools.product(flags.variants, preferences(len(objectives))):
             weights = ",".join(f"{name}={weight:g}" for name, weight in zip(objectives, preference, strict=True))
+            own = [*words, "--preference", weights]
+            if variant not in ("local", "random"):
+                folder = folders[2 if variant == "half" else 1]
+                own += ["--anchors", str(folder)]
+                if variant == "from-expert":
+                    own += ["--start-from", str(run_of(folder, objectives[int(np.argmax(preference))]))]
             name = f"{variant}-p" + "-".join(f"{weight:g}" for weight in preference)
-            found.append(
-                Training(
-                    variant,
-                    preference,
-                    read_config([*words, "--preference", weights]),
-                    folders.get(2 if variant == "half" else 1, flags.out),
-                    flags.out / env_id / name / f"seed{seed}.json",
-                )
-            )
+            found.append(Training(variant, preference, read_config(own), flags.out / env_id / name / f"seed{seed}.json"))
     return found
+
+
+def run_of(experts: Path, objective: str) -> Path:
+    """The run folder of an expert."""
+    return experts / Path(expert_facts(experts)["models"][objective]["file"]).parent
 
 
 def preferences(m: int) -> list[tuple[float, ...]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
-from dibs_rl.files import atomic_write
+from dibs_rl.files import atomic_write, read_json, write_json
 from dibs_rl.metrics import front_measures, utility_weights
 from dibs_rl.statistics import CONFIDENCE, LEAST_SEEDS, estimate, mean
 
@@ -78,8 +78,7 @@ def row_file(root: Path, method: str, seed: int) -> Path:
 
 def write_row(root: Path, contest: Contest, row: Row) -> None:
     """Writes a row: `method`, `seed`, `settings`, discounted untransformed `returns` `[k, m]`, and what it took."""
-    with atomic_write(row_file(root, row["method"], row["seed"])) as file:
-        file.write((json.dumps({"contest": asdict(contest), **row}, indent=2) + "\n").encode())
+    write_json(row_file(root, row["method"], row["seed"]), {"contest": asdict(contest), **row})
 
 
 def read_row(root: Path, contest: Contest, method: str, seed: int, settings: Mapping[str, Any]) -> Row | None:
@@ -91,7 +90,7 @@ def read_row(root: Path, contest: Contest, method: str, seed: int, settings: Map
     file = row_file(root, method, seed)
     if not file.is_file():
         return None
-    row = json.loads(file.read_text())
+    row = read_json(file, "move it away and its training is done again")
     wanted = json.loads(json.dumps({"settings": settings, **asdict(contest)}))
     found = {"settings": row["settings"], **row["contest"]}
     other = [key for key in wanted if found.get(key) != wanted[key]]

@@ -23,6 +23,8 @@ _LOCK_PATIENCE = 3.0  # seconds in which a process that is told to end lets go o
 class RunFolder:
     """`config.yaml`, `progress.csv`, TensorBoard events, `checkpoints/`, `cost.json`, `model.zip`, `result.json` of one run.
 
+    `result.json` is what the training ended with, which studies compare; `evaluation.json` what anybody found later.
+
     Args:
         path: The folder.
     """
@@ -33,6 +35,7 @@ class RunFolder:
         self.progress_file = path / "progress.csv"
         self.model_file = path / "model.zip"
         self.result_file = path / "result.json"
+        self.evaluation_file = path / "evaluation.json"
         self.cost_file = path / "cost.json"
         self.error_file = path / _ERROR
         self.checkpoints = path / "checkpoints"
@@ -186,7 +189,7 @@ class RunFolder:
         Raises:
             UserError: If it is not a run's result.
         """
-        return read_json(self.result_file, "delete it and evaluate the run again")
+        return read_json(self.result_file, "delete it, and 'dibs-rl train --resume' evaluates the run again")
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes `result.json`, with the cost of the training so far."""

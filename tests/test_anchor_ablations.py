@@ -1,5 +1,7 @@
 """benchmarks/anchors.py: each ablation changes what it says, and the table is made of what the files hold."""
 
+import argparse
+import contextlib
 import importlib.util
 import json
 import sys
@@ -13,6 +15,7 @@ from torch.testing import assert_close
 
 from dibs_rl.agents import DiBSPPO
 from dibs_rl.agents.anchors import Anchors
+from dibs_rl.cli.model import make_env
 from dibs_rl.config import PPOConfig
 from dibs_rl.metrics import hypervolume
 
@@ -78,22 +81,36 @@ def test_the_noise_has_a_floor(script):
     )  # an update may take it below, the next rollout mends it
 
 
-def test_beginning_from_an_expert_takes_its_actions_and_not_its_values(script):
-    expert, model = learner(1).learn(2 * 16), learner(0)
-    obs, values = observations(model), None
-    with torch.no_grad():
-        values = model.policy.normalised_values(expert.policy.features_extractor.norm(obs))
-        script.take_policy(model, expert.policy)
-        assert torch.equal(model.policy._predict(obs, deterministic=True), expert.policy._predict(obs, deterministic=True))
-        assert torch.equal(model.policy.normalised_values(obs), values)
+def test_each_variant_plays_with_what_it_says(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    variants = ["local", "anchored", "frozen", "random", "from-expert"]
+    flags = argparse.Namespace(env="mo-swimmer", variants=variants, seeds=[0], steps=64, jobs=2, out=tmp_path)
+    trainings = {training.variant: training for training in script.plan(flags) if training.preference == (1.0, 3.0)}
+    with contextlib.closing(make_env(config := trainings["local"].config, config.num_envs, 0)) as env:
+        models = {variant: script.make_model(trainings[variant], env) for variant in variants}
+    file = next(iter(tmp_path.glob("experts/*/**/expert-energy/seed0/model.zip")))
+    expert = DiBSPPO.load(file, device="cpu").policy.state_dict()
+
+    assert models["local"]._preferred is None
+    kinds = {variant: type(models[variant]._preferred) for variant in variants[1:]}
+    assert kinds == {"anchored": Anchors, "frozen": script.Frozen, "random": Anchors, "from-expert": Anchors}
+    for variant in ("anchored", "frozen", "from-expert"):
+        assert not differ(models[variant]._preferred.policies["energy"].state_dict(), expert)
+    assert differ(models["random"]._preferred.policies["energy"].state_dict(), expert)
+    assert not differ(models["from-expert"].policy.state_dict(), expert)  # it favours energy
+    assert differ(models["anchored"].policy.state_dict(), expert)
+
+
+def differ(found, expected):
+    assert found.keys() == expected.keys()
+    return any(not torch.equal(found[name], value) for name, value in expected.items())
 
 
 def result(script, folder, variant, preference, seed, returns):
-    training = script.Training(variant, preference, PPOConfig(env="mo-halfcheetah-v5", seed=seed), folder, folder / "x.json")
     file = folder / f"{variant}{preference}{seed}.json"
     by_name = {name: {"mean": value} for name, value in zip(("forward", "energy"), returns, strict=True)}
     file.write_text(json.dumps({"returns": by_name, "discounted_returns": by_name}))
-    return script.Training(training.variant, preference, training.config, folder, file)
+    return script.Training(variant, preference, PPOConfig(env="mo-halfcheetah-v5", seed=seed), file)
 
 
 def test_the_table_is_of_what_the_files_hold(script, tmp_path):
@@ -112,9 +129,9 @@ def test_the_table_is_of_what_the_files_hold(script, tmp_path):
 def test_a_result_of_other_settings_is_no_result(script, tmp_path):
     training = result(script, tmp_path, "local", (1.0, 1.0), 0, (1, 2))
     file = training.file
-    assert not script.is_done(script.Training("local", (1.0, 1.0), training.config, tmp_path, tmp_path / "none.json"))
+    assert not script.is_done(script.Training("local", (1.0, 1.0), training.config, tmp_path / "none.json"))
     file.write_text(json.dumps({"settings": script.plain_settings(training.config)}))
     assert script.is_done(training)
     longer = PPOConfig(env="mo-halfcheetah-v5", seed=0, steps=training.config.steps + 1)
     with pytest.raises(SystemExit, match=f"is of steps {training.config.steps}, and not {longer.steps}: choose another --out"):
-        script.is_done(script.Training("local", (1.0, 1.0), longer, tmp_path, file))
+        script.is_done(script.Training("local", (1.0, 1.0), longer, file))

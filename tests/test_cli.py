@@ -68,7 +68,9 @@ def test_train_evaluate_plot(tmp_path, capsys):
     assert result["episodes"] == 2
 
     assert command("evaluate", run, "--episodes", 3, "--stochastic") == 0
-    assert json.loads((run / "result.json").read_text())["episodes"] == 3
+    later = json.loads((run / "evaluation.json").read_text())
+    assert (later["episodes"], later["deterministic"]) == (3, False)
+    assert json.loads((run / "result.json").read_text()) == result, "what the training ended with stays"
     assert command("plot", run, "--out", tmp_path / "curves.png") == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 

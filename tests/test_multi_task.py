@@ -353,7 +353,7 @@ def test_command_line(tmp_path, capsys, long_task):
     assert command("train", "--resume", run, "--steps", 1200) == 0
     assert rows(run)[-1]["rollout/return/LongPoint"]
     assert command("evaluate", run, "--episodes", 1) == 0
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "evaluation.json").read_text())
     assert result["episodes"] == 2
     assert result["returns"]["Pendulum"]["mean"] < 0
     assert command("plot", run) == 0

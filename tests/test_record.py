@@ -42,7 +42,7 @@ def test_a_video_of_the_episodes_that_evaluate_plays(tmp_path, capsys):
     run = tmp_path / "run"
     command("train", "--env", "deep-sea-treasure", *QUICK, "--out", run)
     command("evaluate", run, "--episodes", 1, "--stochastic")  # the most likely action may never find an end
-    returns = json.loads((run / "result.json").read_text())["returns"]
+    returns = json.loads((run / "evaluation.json").read_text())["returns"]
     capsys.readouterr()
     assert command("record", run, "--stochastic", "--out", tmp_path / "sea.gif") == 0
     said = capsys.readouterr().out

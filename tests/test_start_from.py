@@ -59,7 +59,7 @@ def test_at_its_first_step_it_is_the_other_run(algo, tmp_path):
     assert yaml.safe_load((begun / "config.yaml").read_text())["facts"]["started_from"] == str(first / "model.zip")
     # It acts as the other run does, observations' statistics included.
     assert command("evaluate", begun, "--episodes", 3, "--seed", 7) == command("evaluate", first, "--episodes", 3, "--seed", 7)
-    found, expected = (json.loads((run / "result.json").read_text())["returns"] for run in (begun, first))
+    found, expected = (json.loads((run / "evaluation.json").read_text())["returns"] for run in (begun, first))
     assert found == expected
 
 

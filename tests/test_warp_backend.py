@@ -318,7 +318,7 @@ def test_the_command_line_trains_and_says_what_stepped(tmp_path, capsys):
     said["settings"]["backend"] = "auto"  # as where a GPU was named
     (run / "config.yaml").write_text(yaml.safe_dump(said))
     assert command("evaluate", run, "--episodes", 3) == 0
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "evaluation.json").read_text())
     assert (result["backend"], result["episodes"]) == ("warp", 3)
     assert command("train", "--resume", run, "--steps", 192) == 0
     said["facts"]["backend"], said["settings"]["backend"] = "batch", "warp"

@@ -13,9 +13,10 @@ from rich.table import Table
 from dibs_rl.by_objective import parse_preference
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.model import Learner, choose_device, load_model, make_env, worlds_for
-from dibs_rl.config import Count, Seed
+from dibs_rl.config import Count, RunConfig, Seed
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
+from dibs_rl.files import write_json
 from dibs_rl.front_folder import FrontPolicy, choose, front_file, read_front
 from dibs_rl.run_folder import RunFolder
 
@@ -55,8 +56,8 @@ def run(arguments: list[str]) -> int:
         model = load_model(config, file, None, device)
     deterministic = not flags.stochastic
     result = evaluate_and_print(config, model, flags.episodes, seed=flags.seed, deterministic=deterministic)
-    if of_front is None:  # a front is made of results that compare with each other
-        keep_result(folder, result)
+    write_json(folder.evaluation_file, result)
+    print_line(f"Evaluation: {folder.evaluation_file}")
     return 0
 
 
@@ -84,9 +85,25 @@ def pick(path: Path, preference: str) -> FrontPolicy | None:
 
 
 def evaluate_and_print(
-    config: Any, model: Learner, episodes: int, *, seed: int | None = None, deterministic: bool = True
+    config: RunConfig, model: Learner, episodes: int, *, seed: int | None = None, deterministic: bool = True
 ) -> dict[str, Any]:
-    """Plays episodes and prints a table; returns what belongs into `result.json`."""
+    """Plays episodes and prints a table; returns what belongs into a file of them."""
+    result = evaluated(config, model, episodes, seed=seed, deterministic=deterministic)
+    print_line(f"{config.env}: return over {episodes} {'deterministic' if deterministic else 'stochastic'} episodes")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("objective")
+    for column in ("mean", "std", "min", "max"):
+        table.add_column(column, justify="right")
+    for name, numbers in result["returns"].items():
+        table.add_row(name, *(f"{numbers[column]:,.2f}" for column in ("mean", "std", "min", "max")))
+    Console().print(table)
+    return result
+
+
+def evaluated(
+    config: RunConfig, model: Learner, episodes: int, *, seed: int | None = None, deterministic: bool = True
+) -> dict[str, Any]:
+    """Plays episodes with a learner, in worlds of its run's: their returns, and how they were found."""
     seed = SEED_OFFSET + config.seed if seed is None else seed
     env = make_env(config, worlds_for(config.env, episodes), seed, str(model.device))
     try:
@@ -95,15 +112,6 @@ def evaluate_and_print(
             found = evaluate(model, env, episodes, deterministic=deterministic, gamma=gamma).summary()
     finally:
         env.close()
-    how = "deterministic" if deterministic else "stochastic"
-    print_line(f"{config.env}: return over {episodes} {how} episodes")
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("objective")
-    for column in ("mean", "std", "min", "max"):
-        table.add_column(column, justify="right")
-    for name, numbers in found["returns"].items():
-        table.add_row(name, *(f"{numbers[column]:,.2f}" for column in ("mean", "std", "min", "max")))
-    Console().print(table)
     return {
         "env": config.env,
         "algo": config.algo,
@@ -115,9 +123,3 @@ def evaluate_and_print(
         "deterministic": deterministic,
         **found,
     }
-
-
-def keep_result(folder: RunFolder, result: dict[str, Any]) -> None:
-    """Writes `result.json`, with the cost of the training in it, and says where."""
-    folder.write_result(result)
-    print_line(f"Result: {folder.result_file}")

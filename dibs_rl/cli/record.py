@@ -1,6 +1,6 @@
 """`dibs-rl record`: a video of a trained policy, with the returns of each objective drawn over the pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dibs_rl.cli.evaluate import SEED_OFFSET
 from dibs_rl.cli.flags import parse, print_line
@@ -54,13 +56,20 @@ def run(arguments: list[str]) -> int:
     try:
         film = Film(model, env, flags.episodes, deterministic=not flags.stochastic)
         with torch.no_grad():
-            number = write_video(out, film.pictures(), film.rate)
+            number = write_video(out, counted(film.pictures()), film.rate)
     finally:
         env.close()
     for line in film.returns():
         print_line(line)
     print_line(f"Video: {out}   ({number / film.rate:.1f} s, {number} pictures)")
     return 0
+
+
+def counted(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The pictures, counted on the terminal while they are drawn; how many there will be, nobody knows."""
+    columns = TextColumn("{task.completed:,.0f} pictures"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(), transient=True) as progress:
+        yield from progress.track(pictures)
 
 
 def _drawing_env(config: RunConfig, seed: int) -> VectorRewardVecEnv:

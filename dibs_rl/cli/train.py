@@ -15,7 +15,7 @@ from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.off_policy import VectorOffPolicy
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import torch_threads
-from dibs_rl.cli.evaluate import evaluate_and_print, keep_result
+from dibs_rl.cli.evaluate import evaluate_and_print
 from dibs_rl.cli.experts import check_experts_physics, with_anchors
 from dibs_rl.cli.flags import print_line
 from dibs_rl.cli.keeper import Keeper, Stopper
@@ -69,7 +69,8 @@ def _lead(config: RunConfig) -> int:
         print_line(f"Model: {folder.newest_model()}")
         if config.eval_episodes:
             deterministic = not config.eval_stochastic
-            keep_result(folder, evaluate_and_print(config, model, config.eval_episodes, deterministic=deterministic))
+            folder.write_result(evaluate_and_print(config, model, config.eval_episodes, deterministic=deterministic))
+            print_line(f"Result: {folder.result_file}")
     return 0
 
 
