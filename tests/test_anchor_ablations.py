@@ -2,15 +2,13 @@
 
 import argparse
 import contextlib
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fake_envs import point_envs
+from scripts import load
 from torch.testing import assert_close
 
 from dibs_rl.agents import DiBSPPO
@@ -24,12 +22,7 @@ NAMES = ("reward_0", "reward_1")
 
 @pytest.fixture(scope="module")
 def script():
-    file = Path(__file__).parent.parent / "benchmarks" / "anchors.py"
-    spec = importlib.util.spec_from_file_location("anchor_ablations", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/anchors.py")
 
 
 def learner(seed, **kwargs):

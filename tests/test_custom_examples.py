@@ -1,27 +1,19 @@
 """The examples in `examples/custom`: at most 60 lines of code each, they run, follow DiBS, and learn where that is cheap."""
 
 import ast
-import importlib.util
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import Env, spaces
+from scripts import ROOT, load
 
 from dibs_rl import DiBS
 from dibs_rl.agents import DiBSPPO
 
-FOLDER = Path(__file__).parent.parent / "examples" / "custom"
+FOLDER = ROOT / "examples" / "custom"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class TwoTargets(Env):
@@ -94,7 +86,7 @@ def assert_both_improve(episodes, by=0.8, count=60):
 
 
 def test_own_algorithm(monkeypatch):
-    module = load("own_algorithm")
+    module = load("examples/custom/own_algorithm.py")
     cosines = watch_backward(monkeypatch, module)
     model = module.main(TwoTargets, steps=2_400, n_steps=20, learning_rate=2e-2, stats_window_size=1_000)
     assert len(cosines) == 2_400 // 80
@@ -104,7 +96,7 @@ def test_own_algorithm(monkeypatch):
 
 def test_trpo(monkeypatch):
     """TRPO's own gradient, on the advantages that DiBS's weights have made, is along DiBS's direction."""
-    module, jacobians, cosines = load("trpo"), [], []
+    module, jacobians, cosines = load("examples/custom/trpo.py"), [], []
     real_jacobian, real_gradient = module.objective_jacobian, module.TRPO._compute_actor_grad
 
     def jacobian(*args):
@@ -126,7 +118,7 @@ def test_trpo(monkeypatch):
 
 def test_torchjd_mtl():
     """Both errors fall, and the cost's unit changes nothing: neither the trunk nor the errors."""
-    module = load("torchjd_mtl")
+    module = load("examples/custom/torchjd_mtl.py")
     _, first = module.main(steps=1)
     trunk, last = module.main(steps=150)
     assert last[0] < 0.3 * first[0]
@@ -139,7 +131,7 @@ def test_torchjd_mtl():
 
 def test_reward_terms():
     """The two objectives add up to the reward of the plain environment, step by step; the learner counts them by name."""
-    module = load("reward_terms")
+    module = load("examples/custom/reward_terms.py")
     plain, terms = gymnasium.make("HalfCheetah-v5"), module.cheetah()
     plain.reset(seed=0)
     terms.reset(seed=0)
@@ -152,7 +144,7 @@ def test_reward_terms():
 
 
 def test_minecart(tmp_path):
-    model, callback = load("minecart").main(
+    model, callback = load("examples/custom/minecart.py").main(
         steps=1_024, worlds=4, eval_freq=128, episodes=4, folder=tmp_path, n_steps=64, batch_size=64, n_epochs=2
     )
     assert model.objectives == ("ore_1", "ore_2", "fuel")
@@ -164,7 +156,7 @@ def test_minecart(tmp_path):
 
 
 def test_single_file_ppo(monkeypatch):
-    module = load("single_file_ppo")
+    module = load("examples/custom/single_file_ppo.py")
     cosines = watch_backward(monkeypatch, module)
     history = module.main(TwoTargets, worlds=4, rollouts=8, steps=30, batch=60, lr=5e-3)
     assert len(cosines) == 8 * 10 * 2

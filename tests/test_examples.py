@@ -1,6 +1,5 @@
 """What the examples of the theory claim, at a smaller size, and that each draws its picture."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,23 +8,18 @@ import numpy as np
 import pytest
 import torch
 from oracles import geometric_median
+from scripts import ROOT, load
 from torch.testing import assert_close
 
 from dibs_rl.bargaining import cosines, unit_rows
 from dibs_rl.diagnostics import stationarity_residual
 
-FOLDER = Path(__file__).parent.parent / "examples"
+FOLDER = ROOT / "examples"
 F64 = torch.float64
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-toy, quadratic, convergence, supervised = (load(name) for name in ("toy", "quadratic", "convergence", "supervised"))
+NAMES = ("toy", "quadratic", "convergence", "supervised")
+toy, quadratic, convergence, supervised = (load(f"examples/{name}.py") for name in NAMES)
 
 
 def run(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

@@ -1,26 +1,23 @@
 """The GPU benchmark on the processor: every measure with few worlds, its plan within its time, and its tables."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from scripts import ROOT, load
 
 from dibs_rl.envs import make
 from dibs_rl.envs.warp_backend import warp_installed
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 needs_warp = pytest.mark.skipif(not warp_installed(), reason="needs MuJoCo Warp: pip install 'dibs-rl[gpu]'")
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", FOLDER / "gpu.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("benchmarks/gpu.py")
     for name, few in (("STEPS", 4), ("ROLLOUTS", 1), ("EPOCHS", 1), ("MINIBATCHES", 2)):
         monkeypatch.setattr(module, name, few)
     return module

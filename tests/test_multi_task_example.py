@@ -1,24 +1,13 @@
 """`examples/multi_task.py`, cut down."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import torch
-
-FILE = Path(__file__).parent.parent / "examples" / "multi_task.py"
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("example_multi_task", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import load
 
 
 def test_it_runs_and_the_thousand_means_nothing_to_dibs(capsys, monkeypatch):
     """A table with a row an arm; with 1024 for the thousand, DiBS ends with the very policy that it has with 1."""
-    module = load()
+    module = load("examples/multi_task.py")
     monkeypatch.setattr(module, "WORLDS", 3)
     monkeypatch.setattr(module, "EPISODES", 1)
     found = module.main(steps=600)
@@ -34,7 +23,7 @@ def test_it_runs_and_the_thousand_means_nothing_to_dibs(capsys, monkeypatch):
 
 
 def test_the_reversed_pendulum_is_the_pendulum_with_the_other_torque():
-    tasks = load().TASKS
+    tasks = load("examples/multi_task.py").TASKS
     plain, other = tasks["moon"](), tasks["reversed"]()
     other.unwrapped.g = plain.unwrapped.g
     (a, _), (b, _) = plain.reset(seed=0), other.reset(seed=0)
