@@ -17,8 +17,8 @@ from torch.testing import assert_close
 from torchjd.autojac import backward, jac_to_grad, mtl_backward
 
 from dibs_rl import DiBS, DiBSWeighting, dibs_weights, objective_jacobian
-from dibs_rl.bargaining import unit_rows
 from dibs_rl.errors import NonFiniteError, UserError
+from dibs_rl.units import unit_rows
 
 F32, F64 = torch.float32, torch.float64
 properties = settings(deadline=None, max_examples=60, derandomize=True)
