@@ -15,10 +15,11 @@ import pydantic
 import yaml
 
 from dibs_rl import arms, conditions
-from dibs_rl.config import Count, RunConfig, Seed, first_error, validated
+from dibs_rl.config import Count, RunConfig, Seed
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import atomic_write, load_yaml
 from dibs_rl.shipped import CONFIGS, shipped_file
+from dibs_rl.validation import first_error, validated
 
 STUDIES = CONFIGS / "studies"
 NAMED = ("envs", "conditions", "arms")
