@@ -110,7 +110,7 @@ def _given(flags: BenchmarkConfig, settings: Mapping[str, Any], source: str) -> 
     given: dict[str, Any] = {"seeds": list(flags.seeds)} if flags.seeds else {}
     for key in studies.NAMED:
         if getattr(flags, key):
-            before = studies.by_name(settings.get(key, {}), key, source)
+            before = studies.as_mapping(settings.get(key, {}), key, source)
             named = named_values(getattr(flags, key), key)
             given[key] = {name: before.get(name) if value is None else value for name, value in named.items()}
     return given
