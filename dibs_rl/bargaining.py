@@ -40,9 +40,8 @@ class DiBSWeighting(Weighting[PSDMatrix]):
         self.preference = None if preference is None else positive_weights(preference)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a file that opens also where there is no GPU; distances are measured anew."""
-        preference = None if self.preference is None else self.preference.cpu()
-        return {**self.__dict__, "preference": preference, "distances": None}
+        """For a copy, and for a file that opens also where there is no GPU; `weigh` brings tensors back to one."""
+        return {name: value.detach().cpu() if isinstance(value, Tensor) else value for name, value in self.__dict__.items()}
 
     def forward(self, gramian: Tensor, /) -> Tensor:
         """Maps the Gramian `[m, m]` to weights `[m]`: DiBS coefficient over gradient norm, 0 for a zero gradient."""
