@@ -43,6 +43,8 @@ class Records(ObjectiveLog):
         self._note([], [info["is_success"] for info in env.own_infos.values() if info.get("is_success") is not None])
 
     def _note(self, endings: list[dict[str, Any]], successes: list[Any]) -> None:
+        if not (endings or successes):  # at most steps
+            return
         self._keep(endings, successes)
         if ranks.number() > 1:
             self._unshared.append((endings, successes))

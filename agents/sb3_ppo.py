@@ -14,9 +14,9 @@ from stable_baselines3.ppo import PPO
 from dibs_rl.agents.learner import preference_vector, take_networks
 from dibs_rl.agents.objective_log import ObjectiveLog
 from dibs_rl.agents.persistence import Persistent
-from dibs_rl.bargaining import positive_weights
 from dibs_rl.envs import as_vector_env
 from dibs_rl.errors import UserError
+from dibs_rl.games import positive_weights
 from dibs_rl.vec_env import VectorRewardVecEnv
 
 

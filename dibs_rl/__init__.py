@@ -13,7 +13,7 @@ _HOME = {
     "DiBS": "bargaining",
     "DiBSWeighting": "bargaining",
     "combined_backward": "backward",
-    "dibs_weights": "bargaining",
+    "dibs_weights": "games",
     "make_combiner": "combiners",
     "objective_jacobian": "gradients",
     "write_combined_gradient": "backward",
@@ -22,8 +22,9 @@ _HOME = {
 
 if TYPE_CHECKING:
     from dibs_rl.backward import combined_backward, write_combined_gradient
-    from dibs_rl.bargaining import DiBS, DiBSWeighting, dibs_weights
+    from dibs_rl.bargaining import DiBS, DiBSWeighting
     from dibs_rl.combiners import make_combiner
+    from dibs_rl.games import dibs_weights
     from dibs_rl.gradients import objective_jacobian, write_gradient
 
 __all__ = [

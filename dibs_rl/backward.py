@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torchjd.aggregation import Aggregator
 
-from dibs_rl.bargaining import DiBS, check_finite
+from dibs_rl.bargaining import DiBS
 from dibs_rl.combiners import combine
 from dibs_rl.diagnostics import describe_bargain, summarise
 from dibs_rl.errors import UserError
 from dibs_rl.gradients import jacobian_and_reach, trainable, write_gradient
+from dibs_rl.units import check_finite
 
 
 def combined_backward(

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchjd.aggregation import Aggregator, NashMTL, Sum, WeightedAggregator, Weighting
 from torchjd.linalg import Matrix
 
-from dibs_rl.bargaining import DiBS, Preference, positive_weights
+from dibs_rl.bargaining import DiBS
 from dibs_rl.errors import UserError, did_you_mean
+from dibs_rl.games import Preference, positive_weights
 from dibs_rl.returns import normalise_columns
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from dibs_rl.bargaining import cosines, unit_rows
+from dibs_rl.units import cosines, unit_rows
 
 
 class Bargain(NamedTuple):

@@ -10,10 +10,11 @@ import filelock
 import yaml
 
 from dibs_rl.by_objective import by_name
-from dibs_rl.config import RunConfig, to_plain, validated
+from dibs_rl.config import RunConfig
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write, load_yaml, read_json, write_json
 from dibs_rl.provenance import surroundings
+from dibs_rl.validation import to_plain, validated
 
 _KEPT_CHECKPOINTS = 3
 _LOCK, _ERROR = ".lock", "error.txt"

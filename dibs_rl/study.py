@@ -15,10 +15,11 @@ import pydantic
 import yaml
 
 from dibs_rl import arms, conditions
-from dibs_rl.config import Count, RunConfig, Seed, first_error, validated
+from dibs_rl.config import Count, RunConfig, Seed
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import atomic_write, load_yaml
 from dibs_rl.shipped import CONFIGS, shipped_file
+from dibs_rl.validation import first_error, validated
 
 STUDIES = CONFIGS / "studies"
 NAMED = ("envs", "conditions", "arms")
@@ -120,7 +121,7 @@ def validated_study(settings: Mapping[str, Any], source: str) -> Study:
         if key not in names:
             hint = did_you_mean(str(key), names)
             raise UserError(f"Unknown key {key!r} in {source}.{hint} The keys are {', '.join(names)}.")
-    named = {key: by_name(settings[key], key, source) for key in NAMED if key in settings}
+    named = {key: as_mapping(settings[key], key, source) for key in NAMED if key in settings}
     try:
         study = pydantic.TypeAdapter(Study).validate_python({**settings, **named})
     except pydantic.ValidationError as error:
@@ -131,7 +132,7 @@ def validated_study(settings: Mapping[str, Any], source: str) -> Study:
     return study
 
 
-def by_name(given: Any, key: str, source: str) -> dict[str, Any]:
+def as_mapping(given: Any, key: str, source: str) -> dict[str, Any]:
     """A list of names, or of names with something behind them, as a mapping."""
     if isinstance(given, Mapping):
         return dict(given)

@@ -14,8 +14,8 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from dibs_rl import DiBS
-from dibs_rl.bargaining import cosines, dibs_weights, unit_rows
+from dibs_rl import DiBS, dibs_weights
+from dibs_rl.units import cosines, unit_rows
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

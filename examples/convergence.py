@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from dibs_rl import dibs_weights
-from dibs_rl.bargaining import unit_rows
 from dibs_rl.diagnostics import stationarity_residual
+from dibs_rl.units import unit_rows
 
 TOLERANCE = 1e-3
 GAMES = ("local", "anchored")

@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from dibs_rl import dibs_weights, objective_jacobian
-from dibs_rl.bargaining import unit_rows
+from dibs_rl.units import unit_rows
 
 PREFERRED = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0], [5.0, 6.0], [-1.0, 2.0]], dtype=torch.float64)
 PREFERENCE = (1.0, 1.0, 1.0, 6.0, 1.0)

@@ -28,7 +28,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from dibs_rl import dibs_weights, make_combiner, objective_jacobian
-from dibs_rl.bargaining import unit_rows
+from dibs_rl.units import unit_rows
 
 STARTS = ((-8.5, 7.5), (0.1, 0.1), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 

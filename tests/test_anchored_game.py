@@ -10,8 +10,8 @@ from dibs_rl import dibs_weights
 from dibs_rl.agents import DiBSPPO, DiBSSAC
 from dibs_rl.agents.anchors import Anchors
 from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
-from dibs_rl.bargaining import cosines, unit_rows
 from dibs_rl.errors import UserError
+from dibs_rl.units import cosines, unit_rows
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
 NAMES = ("reward_0", "reward_1")

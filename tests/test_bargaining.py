@@ -3,7 +3,9 @@
 Each oracle is a property that the mathematics promises, checked against something that shares no code with the library.
 """
 
+import copy
 import math
+import pickle
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,8 +19,8 @@ from torch.testing import assert_close
 from torchjd.autojac import backward, jac_to_grad, mtl_backward
 
 from dibs_rl import DiBS, DiBSWeighting, dibs_weights, objective_jacobian
-from dibs_rl.bargaining import unit_rows
 from dibs_rl.errors import NonFiniteError, UserError
+from dibs_rl.units import unit_rows
 
 F32, F64 = torch.float32, torch.float64
 properties = settings(deadline=None, max_examples=60, derandomize=True)
@@ -492,6 +494,21 @@ def test_oracle_9_survives_a_round_trip_through_a_module() -> None:
     assert repr(combine) == "DiBS(steps=3, preference=[1.0, 2.0], objectives=['a', 'b'])"
     assert repr(DiBS()) == "DiBS(steps=5)"
     assert torch.equal(eval(repr(combine))(torch.eye(2)), combine(torch.eye(2)))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda combine: pickle.loads(pickle.dumps(combine))], ids=["copy", "file"])
+@pytest.mark.parametrize("distances", [None, [3.0, 1.0, 5.0]], ids=["local", "anchored"])
+def test_oracle_9_a_copy_plays_the_same_game(distances: list[float] | None, again: Callable[[DiBS], DiBS]) -> None:
+    """Oracle 9: all that the game depends on goes with the aggregator; distances may come from where gradients are taken."""
+    jacobian, combine = normal(3, 5), DiBS(steps=3, preference=[1.0, 2.0, 1.0])
+    if distances is not None:
+        combine.distances = torch.tensor(distances, requires_grad=True) / 2
+    found = again(combine)
+    assert repr(found) == repr(combine)
+    assert torch.equal(found.weighting(jacobian), combine.weighting(jacobian))
+    assert torch.equal(found(jacobian), combine(jacobian))
+    combine.distances = torch.ones(3)
+    assert not torch.equal(found(jacobian), combine(jacobian))
 
 
 # ------------------------------------------------------------------------------------------------------ frozen values

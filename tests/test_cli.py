@@ -13,13 +13,14 @@ import torch
 import yaml
 
 from dibs_rl.cli.main import main
-from dibs_rl.config import ALGORITHMS, validated
+from dibs_rl.config import ALGORITHMS
 from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write, load_yaml
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.shipped import CONFIGS
 from dibs_rl.study import STUDIES
+from dibs_rl.validation import validated
 
 ENV = "deep-sea-treasure-v0"
 QUICK = ["--env", ENV, "--num-envs", "4", "--n-steps", "16", "--batch-size", "32", "--n-epochs", "2", "--eval-episodes", "2"]

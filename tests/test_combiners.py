@@ -260,7 +260,7 @@ def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("name", ["dibs", "norm-sum", "weighted-sum"])
 def test_a_combiner_is_pickled_for_the_processor(name):
-    """What it has moved to a GPU, for which the meta device stands in, would not open elsewhere."""
+    """What lies on a GPU, for which a kind of tensor stands in, would not open elsewhere."""
     combiner = make_combiner(name, preference=[3.0, 1.0])
     holder = getattr(combiner, "gramian_weighting", combiner)
     asked = []
@@ -270,7 +270,16 @@ def test_a_combiner_is_pickled_for_the_processor(name):
             asked.append(True)
             return self.as_subclass(torch.Tensor)
 
-    holder.preference = holder.preference.as_subclass(OnGPU)
+    held = ["preference"]
+    if name == "dibs":
+        combiner.distances = torch.tensor([1.0, 2.0])
+        held.append("distances")
+    expected = {part: getattr(holder, part) for part in held}
+    for part, value in expected.items():
+        setattr(holder, part, value.as_subclass(OnGPU))
     again = pickle.loads(pickle.dumps(combiner))
-    assert asked
-    assert torch.equal(getattr(again, "gramian_weighting", again).preference, torch.tensor([3.0, 1.0], dtype=torch.float64))
+    assert len(asked) == len(held)
+    for part, value in expected.items():
+        found = getattr(getattr(again, "gramian_weighting", again), part)
+        assert type(found) is torch.Tensor
+        assert torch.equal(found, value)

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from dibs_rl import DiBS
-from dibs_rl.bargaining import unit_rows
 from dibs_rl.diagnostics import (
     Bargain,
     conflict_fraction,
@@ -23,6 +22,7 @@ from dibs_rl.diagnostics import (
     summarise,
 )
 from dibs_rl.errors import NonFiniteError
+from dibs_rl.units import unit_rows
 
 F64 = torch.float64
 properties = settings(deadline=None, max_examples=25, derandomize=True)

@@ -11,8 +11,8 @@ from oracles import geometric_median
 from scripts import ROOT, load
 from torch.testing import assert_close
 
-from dibs_rl.bargaining import cosines, unit_rows
 from dibs_rl.diagnostics import stationarity_residual
+from dibs_rl.units import cosines, unit_rows
 
 FOLDER = ROOT / "examples"
 F64 = torch.float64

@@ -38,7 +38,7 @@ def test_the_package_alone_loads_nothing_heavy(at_root: bool, tmp_path: Path) ->
 @from_folders
 def test_the_public_names_load_no_environments(at_root: bool, tmp_path: Path) -> None:
     loaded = modules_after(f"from dibs_rl import {PUBLIC}", ROOT if at_root else tmp_path)
-    assert {"torch", "dibs_rl.bargaining", "dibs_rl.combiners", "dibs_rl.gradients"} <= loaded
+    assert {"torch", "dibs_rl.bargaining", "dibs_rl.combiners", "dibs_rl.games", "dibs_rl.gradients"} <= loaded
     assert not loaded & (HEAVY - {"torchjd"})
 
 

@@ -1,5 +1,6 @@
 """A training that begins with the networks of another run: what it takes over, in whose units, and what it refuses."""
 
+import csv
 import io
 import json
 import shutil
@@ -105,6 +106,32 @@ def test_what_was_off_is_learnt_anew(tmp_path):
     assert tensors(expert / "model.zip")["value_net.std"][1] == 0
     begun = train(tmp_path / "begun", TREASURE, "--start-from", expert, "--transform", "time=1e3", steps=128)
     assert tensors(begun / "model.zip")["value_net.std"][1] > 1
+
+
+@pytest.mark.parametrize("before", ["time=3", "time=exp"])
+def test_what_is_off_now_has_no_say(before, tmp_path):
+    """Not even by what the critic knew of it: its values are 0 from the first step, and so are its advantages."""
+    first = train(tmp_path / "first", TREASURE, "--transform", before, steps=128)
+    assert tensors(first / "model.zip")["value_net.std"][1] > 0
+    begun = train(tmp_path / "begun", TREASURE, "--start-from", first, "--transform", "time=0", steps=256)
+    found = tensors(begun / "model.zip")
+    assert all(value.isfinite().all() for value in found.values())
+    assert found["value_net.mean"][1] == found["value_net.std"][1] == 0
+    with open(begun / "progress.csv") as file:
+        shares = [row["train/share/time"] for row in csv.DictReader(file) if row["train/share/time"]]
+    assert len(shares) > 1
+    assert {float(share) for share in shares} == {0.0}
+
+
+def test_what_is_off_now_has_no_say_in_sac():
+    settings = {"learning_starts": 20, "batch_size": 16, "gradient_steps": 4, "device": "cpu"}
+    first = DiBSSAC("MlpPolicy", point_envs(2), seed=0, **settings).learn(80)
+    model = DiBSSAC("MlpPolicy", point_envs(2, scales=(1.0, 0.0)), seed=1, **settings)
+    model.start_from(first, (1.0, 0.0))
+    model.learn(80)
+    assert all(value.isfinite().all() for value in model.policy.state_dict().values())
+    assert all(part.std[1] == 0 < part.std[0] for part in model.policy.modules() if isinstance(part, PopArt))
+    assert model.logger.name_to_value["train/share/reward_1"] == 0
 
 
 def test_killed_before_it_had_saved_anything_it_begins_there_again(start, tmp_path):

@@ -8,9 +8,9 @@ from dibs_rl.cli.benchmark import BenchmarkConfig, read_jobs
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.train_config import read_config
 from dibs_rl.cli.trainings import TrainingFlags
-from dibs_rl.config import to_plain
 from dibs_rl.errors import UserError
 from dibs_rl.study import STUDIES, jobs_of, record, resolved, validated_study
+from dibs_rl.validation import to_plain
 
 OBJECTIVES = {"mo-halfcheetah-v5": ("forward", "energy"), "mo-hopper-v5": ("forward", "height", "energy")}
 

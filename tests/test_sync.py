@@ -129,7 +129,7 @@ SYNCS = {
     "unique": lambda x: x.unique(),
     "multinomial": lambda x: torch.multinomial(x, 1),
     "normal": lambda x: torch.normal(x, x),
-    "validated distribution": lambda x: torch.distributions.Normal(x, x),
+    "validated distribution": lambda x: torch.distributions.Normal(x, x, validate_args=True),  # torch._dynamo sets it off
     "host's number": lambda x: torch.tensor(1.0),
     "host's array": lambda x: torch.as_tensor(np.ones(2)),
 }

@@ -16,13 +16,14 @@ from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.launchers import Launcher, Schedule
 from dibs_rl.cli.study_display import StudyDisplay, error_of
 from dibs_rl.cli.trainings import TrainingFlags, Trainings, make_launcher, named_values
-from dibs_rl.config import Seed, to_plain
+from dibs_rl.config import Seed
 from dibs_rl.envs import SPECS, base_and_transform, make, resolve_id, task_ids
 from dibs_rl.envs.registry import TASK_SETS
 from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job, Study
+from dibs_rl.validation import to_plain
 
 # What does not make another run of a job.
 _NOT_COMPARED = {"threads", "workers", "device", "backend", "checkpoint_every"}
@@ -109,7 +110,7 @@ def _given(flags: BenchmarkConfig, settings: Mapping[str, Any], source: str) -> 
     given: dict[str, Any] = {"seeds": list(flags.seeds)} if flags.seeds else {}
     for key in studies.NAMED:
         if getattr(flags, key):
-            before = studies.by_name(settings.get(key, {}), key, source)
+            before = studies.as_mapping(settings.get(key, {}), key, source)
             named = named_values(getattr(flags, key), key)
             given[key] = {name: before.get(name) if value is None else value for name, value in named.items()}
     return given

@@ -11,8 +11,8 @@ from typing import Any
 import pydantic
 import tyro
 
-from dibs_rl.config import first_error
 from dibs_rl.errors import UserError
+from dibs_rl.validation import first_error
 
 
 def parse(cls: Any, arguments: Sequence[str], command: str, default: Any = None) -> Any:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import tyro
 
 from dibs_rl.cli.flags import parse, print_line
-from dibs_rl.config import to_plain
 from dibs_rl.curves import RETURN, Curve, common_steps, mean_curve, read_curves
 from dibs_rl.envs import base_and_transform
 from dibs_rl.envs.registry import return_unit
@@ -18,6 +17,7 @@ from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
 from dibs_rl.reporting.figures import CurvePanel, curve_figure, png
 from dibs_rl.run_folder import RunFolder
+from dibs_rl.validation import to_plain
 
 _COLUMNS = 3
 # What may differ between two seeds of one arm: it changes how fast a run goes or what is kept of it, nothing that is learnt.

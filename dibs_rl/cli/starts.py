@@ -67,6 +67,8 @@ def _factors(folder: RunFolder, config: RunConfig, env: VectorRewardVecEnv) -> l
 def _factor(folder: RunFolder, name: str, before: ObjectiveTransform, now: ObjectiveTransform) -> float:
     if before.change == 0 or before == now:  # what was off has taught the critic nothing in any units
         return 1.0
+    if now.change == 0:  # it is worth 0 from now on; in any other units the critic's old opinion would go on bargaining
+        return 0.0
     if before.per_episode or now.per_episode or isinstance(before.change, str) or isinstance(now.change, str):
         raise UserError(
             f"Cannot start from {folder.path}: its critic knows {name}={before}, and this run learns from {name}={now}."

@@ -5,12 +5,13 @@ import os
 from pathlib import Path
 
 from dibs_rl.cli.flags import parse, peek, print_line
-from dibs_rl.config import RunConfig, config_class, validated
+from dibs_rl.config import RunConfig
 from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.files import load_yaml
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.shipped import shipped_file
+from dibs_rl.validation import config_class, validated
 
 _MAY_CHANGE = {"steps", "device", "workers", "threads", "checkpoint_every", "eval_episodes", "resume", "save_replay_buffer"}
 
