@@ -32,6 +32,15 @@ def lattice(m: int, points: int) -> np.ndarray:
     return np.round(FLOOR + (1 - m * FLOOR) * simplex_lattice(m, divisions), _DIGITS)
 
 
+def with_finer_lattice(preferences: ArrayLike, points: int) -> np.ndarray:
+    """Preferences `[k, m]`; behind them what the finest lattice of at most so many points has more, if it has all of them."""
+    known = np.asarray(preferences, dtype=float)
+    finer = lattice(known.shape[1], points)
+    vectors = set(map(_vector, known))
+    nested = vectors <= set(map(_vector, finer))
+    return np.concatenate([known, *(weights[None] for weights in finer if nested and _vector(weights) not in vectors)])
+
+
 def refined(preferences: ArrayLike, returns: ArrayLike, count: int) -> np.ndarray:
     """Preferences to add where neighbours on the front lie furthest apart.
 

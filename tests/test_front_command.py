@@ -134,7 +134,8 @@ def test_the_experts_of_the_anchored_game_are_points_and_their_steps_count(front
 def test_a_lattice_alone(front, tmp_path):
     code, _, started = front("--points", 3, "--refine", 0)
     assert (code, started) == (0, ["dibs-p0.01-0.99", "dibs-p0.5-0.5", "dibs-p0.99-0.01"])
-    assert front("--points", 5, "--refine", 0)[2] == []  # nothing is put between them
+    assert front("--points", 4, "--refine", 0)[2] == []  # nothing is put between them
+    assert front("--points", 5, "--refine", 0)[2] == ["dibs-p0.255-0.745", "dibs-p0.745-0.255"]  # but by a finer lattice
 
 
 def test_each_policy_begins_as_its_neighbour(front, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dibs_rl.metrics import front, normalised
-from dibs_rl.preferences import FLOOR, lattice, refined
+from dibs_rl.preferences import FLOOR, lattice, refined, with_finer_lattice
 from dibs_rl.simplex import lattice_size
 
 THREE = np.array([[0.01, 0.99], [0.5, 0.5], [0.99, 0.01]])
@@ -31,6 +31,16 @@ def test_a_lattice_is_as_fine_as_it_may_be(m, points):
     assert found.min() == FLOOR  # every objective has a vote
     assert found.max() == pytest.approx(1 - (m - 1) * FLOOR)
     assert len(found) == points or m > 2
+
+
+@pytest.mark.parametrize(
+    ("m", "coarse", "fine", "grows"), [(2, 3, 5, True), (2, 6, 11, True), (2, 3, 6, False), (3, 6, 15, True)]
+)
+def test_a_finer_lattice_that_has_all_points_of_the_coarser_one_adds_its_own(m, coarse, fine, grows):
+    known = lattice(m, coarse)[::-1]
+    found = with_finer_lattice(known, fine)
+    assert found[: len(known)].tolist() == known.tolist()
+    assert sorted(found.tolist()) == sorted(lattice(m, fine if grows else coarse).tolist())
 
 
 def test_two_objectives_are_spaced_evenly():

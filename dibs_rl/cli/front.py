@@ -21,7 +21,7 @@ from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import FrontPolicy, points, read_policy
 from dibs_rl.front_study import DEFAULT_ARM, FrontPlan
-from dibs_rl.preferences import lattice, refined
+from dibs_rl.preferences import lattice, refined, with_finer_lattice
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
 from dibs_rl.yardstick import Yardstick, yardstick
@@ -125,11 +125,16 @@ class Front:
         if preferences is None:
             m = len(self.plan.objectives)
             preferences = lattice(m, max(m, math.ceil((1 - refine) * count)))
+        elif not refine and len(preferences) < count:
+            preferences = with_finer_lattice(preferences, count)
         title = f"{self.plan.name} in {self.root}, {len(preferences)} of {max(count, len(preferences))} preferences"
         code, jobs = self._run(title, preferences, launcher)
         missing = count - len(preferences)
         if missing > 0 and not refine:
-            print_line(f"The lattice has {len(preferences)} preferences, not {count}: the others need --refine above 0.")
+            print_line(
+                f"There are {len(preferences)} preferences, not {count}: a lattice of at most {count} adds none to them, and "
+                "others need --refine above 0."
+            )
         if code or missing <= 0 or not refine:
             return code, jobs
         more = refined(*self._outcomes(jobs), missing)
