@@ -17,8 +17,10 @@ from rank_worker import COUNTS, LEARNERS, RANKS, STEPS, WORLDS
 from stable_baselines3.common.callbacks import BaseCallback
 
 from dibs_rl import ranks
+from dibs_rl.agents import DiBSPPO
 from dibs_rl.files import load_yaml
 from dibs_rl.returns import normalise_columns
+from dibs_rl.run_folder import RunFolder
 
 SAVED = ("obs", "actions", "log_probs", "rewards", "terminated", "truncated", "advantages", "value_targets", "active")
 
@@ -114,8 +116,8 @@ def test_alone_nothing_changes():
 # ------------------------------------------------------------------------------------------------------- command line
 
 
-def torchrun(folder, *flags, steps=10_000_000):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "dibs_rl", "train"]
+def torchrun(folder, *flags, steps=10_000_000, program=("-m", "dibs_rl")):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *program, "train"]
     settings = ["--env", "mo-reacher", "--num-envs", 4, "--n-steps", 16, "--batch-size", 32, "--n-epochs", 1, "--threads", 1]
     more = ["--workers", 1, "--eval-episodes", 0, "--checkpoint-every", 512, "--steps", steps, "--out", folder, *flags]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -173,6 +175,27 @@ def test_a_training_that_ends_early_leaves_a_checkpoint(who, tmp_path):
     found = go_on(folder, ["--steps", newest + 64])
     assert found.returncode == 0, found.stderr
     assert f"Going on from step {newest:,}" in found.stdout
+
+
+def test_a_rank_lost_in_an_update_costs_a_rollout(tmp_path):
+    """The checkpoint is that of the last rollout that was learnt from, and one process can go on with the run."""
+    whole, lost, rollout = tmp_path / "whole", tmp_path / "lost", RANKS * 4 * 16
+    process = torchrun(whole, "--checkpoint-every", 1, steps=3 * rollout)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    # An update is two steps of the policy, then two of the critic: the first rank waits for the third update's first of these.
+    process = torchrun(lost, "--checkpoint-every", 10**9, program=(Path(__file__).with_name("lost_rank.py"), "10"))
+    _, err = process.communicate(timeout=180)
+    assert process.returncode != 0
+    assert "Another process of this training has ended" in err
+    assert sorted(path.name for path in lost.glob("checkpoints/*.zip")) == [f"step_{n:012d}.zip" for n in (0, 2 * rollout)]
+    found, expected = (DiBSPPO.load(RunFolder(run).checkpoint_file(2 * rollout)) for run in (lost, whole))
+    assert found.num_timesteps == expected.num_timesteps
+    for part, values in expected.get_parameters().items():
+        torch.testing.assert_close(found.get_parameters()[part], values, rtol=0, atol=0)
+    gone_on = go_on(lost, ["--steps", 3 * rollout])
+    assert gone_on.returncode == 0, gone_on.stderr
+    assert f"Going on from step {2 * rollout:,}" in gone_on.stdout
 
 
 def test_what_trains_in_one_process_only_says_so(tmp_path):

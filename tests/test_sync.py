@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from dibs_rl import DiBS, combined_backward, dibs_weights, sync
 from dibs_rl.agents import DiBSA2C, DiBSPPO
 from dibs_rl.agents.adam import quick_step
+from dibs_rl.agents.persistence import Snapshot
 from dibs_rl.envs import TensorVecEnvAdapter, make
 from dibs_rl.envs.batch_backend import batch_installed
 from dibs_rl.envs.warp_backend import warp_installed
@@ -340,6 +341,20 @@ def test_training_on_warp_does_not_wait(as_on_a_gpu):
     assert learnt(model, guarded=True)[2]
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_copy_to_go_back_to_is_made_without_a_look(case, as_on_a_gpu):
+    """And is not touched by what is learnt then."""
+    model = learner(*CASES[case]).learn(PERIOD * N)
+    before = [part.clone() for part in model.policy.state_dict().values()]
+    with no_sync():
+        snapshot = Snapshot(model)
+    model.learn(PERIOD * N, reset_num_timesteps=False)
+    snapshot.put_back()
+    assert all(map(torch.equal, model.policy.state_dict().values(), before))
+    assert model.num_timesteps == PERIOD * N
+    model.learn(PERIOD * N, reset_num_timesteps=False)
+
+
 def strictly(call):
     """The call, in which torch refuses to wait."""
 
@@ -361,6 +376,7 @@ def test_on_a_gpu_nothing_waits(case):
     model.learn(PERIOD * N)
     for name in ("_fill", "_update"):
         setattr(model, name, strictly(getattr(model, name)))
+    strictly(Snapshot)(model)
     model.learn(2 * PERIOD * N, reset_num_timesteps=False)
     assert len(model.ep_info_buffer) > 20
 

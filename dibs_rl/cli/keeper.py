@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from dibs_rl import ranks
+from dibs_rl.agents.persistence import Snapshot
 from dibs_rl.cli.progress import TrainingDisplay
 from dibs_rl.cost import CostMeter
 from dibs_rl.evaluation import mean_returns
@@ -40,6 +42,10 @@ class Stopper(BaseCallback):
 class Keeper(Stopper):
     """Saves checkpoints between updates and what they cost, shows progress, and stops learning when a signal has come.
 
+    Whatever ends the training, in a rollout or in an update, a learner goes back to the last rollout that it has learnt from,
+    of which a copy is kept. One that learns every few steps would be copied as often: without a copy it can only forget the
+    steps since its last update, and where something goes wrong in an update the newest checkpoint is what is left.
+
     Args:
         folder: The run's.
         display: What the person sees.
@@ -52,8 +58,9 @@ class Keeper(Stopper):
         self._folder, self._display, self._every, self._with_replay = folder, display, every, with_replay
         self._meter = CostMeter(folder.cost())
         self._learnt_steps = 0  # steps of the rollouts that have been learnt from
+        self._learnt: Snapshot | None = None  # as it was before a rollout that is not yet learnt from
+        self._between_updates = False
         self._saved_at = -1
-        self._in_rollout = False
 
     def _on_training_start(self) -> None:
         self._learnt_steps = self.model.num_timesteps
@@ -61,18 +68,21 @@ class Keeper(Stopper):
             self.save()  # so that a run that is killed early can go on too
 
     def _on_rollout_start(self) -> None:
-        self._in_rollout = True
+        self._between_updates = True
         self._learnt_steps = self.model.num_timesteps
+        if isinstance(self.model, OnPolicyAlgorithm):
+            self._learnt = Snapshot(self.model)
         if self._learnt_steps - self._saved_at >= self._every:
             self.save()
         if self._display.due:
             self._show()
 
     def _on_rollout_end(self) -> None:
-        self._in_rollout = False
+        self._between_updates = False
 
     def _on_training_end(self) -> None:
-        if not self._in_rollout:
+        if not self._between_updates:  # it does not end in a rollout that was cut short
+            self._between_updates, self._learnt = True, None
             self._learnt_steps = self.model.num_timesteps
             self._show()
 
@@ -82,13 +92,21 @@ class Keeper(Stopper):
         self._display.update(self._learnt_steps, returns)
 
     def save_what_is_learnt(self) -> None:
-        """Saves after something went wrong, unless that was in the middle of an update."""
-        if self._in_rollout and self._learnt_steps > self._saved_at:
+        """Goes back to the last rollout that was learnt from, as if the next one had not begun, and saves that.
+
+        Without a copy to go back to, after something went wrong in an update or before the first rollout, it saves nothing.
+        """
+        if self._learnt is not None:
+            self._learnt.put_back()
+        elif not self._between_updates:
+            return
+        self.model.num_timesteps = self._learnt_steps
+        if self._learnt_steps > self._saved_at:
             self.save()
 
     def save(self) -> None:
-        """Saves a checkpoint; steps of a rollout that was cut short are not counted."""
-        self.model.num_timesteps = self._saved_at = self._learnt_steps
+        """Saves a checkpoint between two updates."""
+        self._saved_at = self._learnt_steps
         self._write(self._folder.checkpoint_file(self._learnt_steps))
         self._folder.drop_old_checkpoints()
 

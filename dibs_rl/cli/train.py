@@ -197,13 +197,13 @@ def _learn(config: RunConfig, folder: RunFolder, model: Learner) -> int:
         try:
             model.learn(left, callback=keeper, reset_num_timesteps=False, log_interval=1)
         except Exception:
-            keeper.save_what_is_learnt()  # a NaN reward or a crash in a world costs a rollout, not the run
+            keeper.save_what_is_learnt()  # a NaN reward, a crash in a world or a lost rank costs a rollout, not the run
             raise
         finally:
             display.close()
             model.logger.close()
         if keeper.stopped_by:
-            keeper.save()
+            keeper.save_what_is_learnt()
         if model.num_timesteps >= config.steps:
             keeper.finish()
             return 0
