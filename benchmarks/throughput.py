@@ -151,7 +151,8 @@ def mixed(inner: Any, objectives: int) -> Any:
         def get_attr(self, attr_name, indices=None):
             return inner.get_attr(attr_name, indices)
 
-        def close(self) -> None: ...
+        def close(self):
+            inner.close()
 
         set_attr = env_method = env_is_wrapped = None
 

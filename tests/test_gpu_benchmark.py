@@ -7,6 +7,7 @@ import pytest
 import torch
 from scripts import ROOT, load
 
+from dibs_rl.agents.side_by_side import torch_threads
 from dibs_rl.envs import make
 from dibs_rl.envs.warp_backend import warp_installed
 
@@ -38,13 +39,30 @@ def test_every_measure_measures(gpu, monkeypatch):
     assert 0.5 < physics + policy + update < 1.001
     assert min(physics, policy, update) > 0
     # Warp takes seconds to be made ready on a processor: once is enough.
-    monkeypatch.setattr("dibs_rl.envs.make", lambda *args, backend, **kwargs: make(*args, backend="batch", **kwargs))
+    made, closed = [], []
+
+    def made_quickly(*args, backend, **kwargs):
+        env = make(*args, backend="batch", **kwargs)
+        monkeypatch.setattr(env, "close", lambda: closed.append(env))
+        made.append(kwargs["workers"])
+        return env
+
+    monkeypatch.setattr("dibs_rl.envs.make", made_quickly)
     m, worlds, milliseconds, _ = bench.update_of(4, 8)
     assert (m, worlds) == (4, 8)
     assert milliseconds > 0
-    way, worlds, goal, seconds, steps, reached = bench.race("batch, CPU learner", 8, 1)
-    assert (way, worlds, goal, steps, reached) == ("batch, CPU learner", 8, 1_000.0, 5 * 8, "not in this time")
+    way, worlds, goal, seconds, steps, reached = bench.race(gpu.HOST_LEARNER, 8, 1)
+    assert (way, worlds, goal, steps, reached) == (gpu.HOST_LEARNER, 8, 1_000.0, 5 * 8, "not in this time")
     assert seconds > 0
+    assert made == [0, 2]  # the processor's has the threads of the goal
+    assert len(closed) == 2
+
+
+def test_the_learner_on_the_processor_has_the_cores_of_the_goal(gpu):
+    before = torch.get_num_threads()
+    with torch_threads(1), gpu.Bench("cpu", 1e-3, [8], 1e3).learner("mo-halfcheetah-v5", gpu.HOST_LEARNER, 8):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before
 
 
 def test_the_plan_measures_everything_and_says_what_it_leaves_out(gpu, capsys, monkeypatch):
@@ -55,12 +73,12 @@ def test_the_plan_measures_everything_and_says_what_it_leaves_out(gpu, capsys, m
     gpu.Bench("cpu", 1.0, [256, 8_192], 1e3).run()
     text = "\n".join(gpu.tables(said(capsys)))
     for robot in gpu.ROBOTS:
-        for way, n in [("warp", "256"), ("warp", "8,192"), ("batch, CPU learner", "64"), ("batch, GPU learner", "8,192")]:
+        for way, n in [("warp", "256"), ("warp", "8,192"), (gpu.HOST_LEARNER, "64"), ("batch, GPU learner", "8,192")]:
             assert f"| {robot} | {way} | {n} |" in text
     assert "| 4 | 8,192 | 104 | 1.03 |" in text
     assert "| warp | 8,192 | 1,000 | 5.00 | 1,000,000 | yes |" in text
     assert "at 8,192 worlds: 0.30 (wanted: at most 0.30)" in text
-    assert "CPU learner: 1.0 (wanted: at least 10)" in text
+    assert f"CPU learner, 2 threads, on a machine of {gpu.cores()} cores: 1.0 (wanted: at least 10)" in text
     assert "Left out" not in text
 
     def full(self, *arguments):
@@ -76,6 +94,19 @@ def test_the_plan_measures_everything_and_says_what_it_leaves_out(gpu, capsys, m
     text = "\n".join(gpu.tables(late))
     assert "nothing was measured" in text
     assert "- race, batch, GPU learner (time)" in text
+
+
+def test_what_is_over_one_objective_is_left_empty_without_it(gpu):
+    rows = [[2, 8, 120.0, None], [1, 8, 100.0, None], [4, 8, 130.0, None]]
+    found = [{"table": gpu.COST, "row": row} for row in rows]
+    text = "\n".join(gpu.tables(found))
+    assert "| 2 | 8 | 120 | 1.20 |" in text
+    assert "m = 4 over one of m = 1: 1.30" in text
+    for row in rows:
+        row[-1] = None
+    text = "\n".join(gpu.tables([line for line in found if line["row"][0] > 1]))
+    assert "| 4 | 8 | 130 |  |" in text
+    assert "over one of" not in text
 
 
 def test_a_race_leaves_the_others_their_share(gpu, capsys, monkeypatch):
