@@ -71,6 +71,23 @@ def test_arms_have_labels_that_tell_them_apart(tmp_path):
     assert list(labelled(runs[1])) == ["dibs, preference 3,1, seed 0"]
 
 
+def test_algorithms_of_one_combiner_are_told_apart_by_their_names(tmp_path):
+    """They have settings that others lack, and defaults of their own."""
+    runs = [
+        write(tmp_path / "a"),
+        write(tmp_path / "b", settings={"learning_rate": 0.1}),
+        write(tmp_path / "c", settings={"algo": "a2c"}),
+        write(tmp_path / "d", settings={"algo": "sac"}),
+    ]
+    assert list(labelled(*runs)) == [
+        "dibs, algo ppo, learning_rate 0.0003, seed 0",
+        "dibs, algo ppo, learning_rate 0.1, seed 0",
+        "dibs, algo a2c, seed 0",
+        "dibs, algo sac, seed 0",
+    ]
+    assert command("plot", *runs) == 0
+
+
 def test_the_same_seed_again_is_not_another_seed(tmp_path):
     runs = [write(tmp_path / "x" / name, level, seed=0) for level, name in enumerate(("first", "again"))]
     assert list(labelled(*runs)) == ["dibs, seed 0: x/first", "dibs, seed 0: x/again"]

@@ -151,7 +151,11 @@ def _overlap(arm: Sequence[Run]) -> bool:
 def _label(arm: Sequence[Run], same_arm: Sequence[dict[str, Any]]) -> str:
     """The arm's name, the settings in which it differs from others of this name, and its seeds."""
     mine = arm[0].settings()
-    differing = [key for key in mine if any(other[key] != mine[key] for other in same_arm)]
+    # Algorithms have settings and defaults of their own: beside another one, its name says enough.
+    same_algo = [other for other in same_arm if other["algo"] == mine["algo"]]
+    differing = [key for key in mine if any(other[key] != mine[key] for other in same_algo)]
+    if len(same_algo) < len(same_arm):
+        differing.insert(0, "algo")
     if mine["preference"] and "preference" not in differing:
         differing.append("preference")
     parts = [arm[0].arm, *(f"{key} {'none' if mine[key] in ('', None) else mine[key]}" for key in differing)]
