@@ -54,6 +54,7 @@ from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.envs.tasks import TASKS
 from dibs_rl.files import read_json, write_json
 from dibs_rl.metrics import hypervolume, weight_control
+from dibs_rl.reporting.tables import shown
 from dibs_rl.statistics import estimate, mean
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv
 from dibs_rl.yardstick import yardstick
@@ -160,12 +161,23 @@ def plan(flags: argparse.Namespace) -> list[Training]:
     env_id = resolve_id(flags.env)
     with contextlib.closing(as_vector_env(env_id)) as env:
         objectives = env.objectives
+    gamma = yardstick(env_id, objectives).gamma
+    discount = [] if gamma is None else ["--eval-gamma", str(gamma)]
     steps = [] if flags.steps is None else ["--steps", str(flags.steps)]
     found = []
     for seed in flags.seeds:
-        words = ["--env", env_id, "--seed", str(seed), "--threads", "1", "--workers", str(int(env_id in TASKS)), *steps]
-        gamma = yardstick(env_id, objectives).gamma
-        words += [] if gamma is None else ["--eval-gamma", str(gamma)]
+        words = [
+            "--env",
+            env_id,
+            "--seed",
+            str(seed),
+            "--threads",
+            "1",
+            "--workers",
+            str(int(env_id in TASKS)),
+            *steps,
+            *discount,
+        ]
         whole = read_config(words).steps
         folders = {
             share: experts(flags, env_id, seed, share, whole // share)
@@ -248,7 +260,7 @@ def table(trainings: Sequence[Training]) -> list[list[str]]:
         seeds = dict.fromkeys(training.config.seed for training in own)
         worth = [worth_of({t: result for t, result in own.items() if t.config.seed == seed}, objectives) for seed in seeds]
         columns = [[returns[name]["mean"] for returns in equal] for name in objectives]
-        rows.append([variant, *map(with_interval, [*columns, *zip(*worth, strict=True)])])
+        rows.append([variant, *(shown(estimate([values], mean)) for values in [*columns, *zip(*worth, strict=True)])])
     return rows
 
 
@@ -259,12 +271,6 @@ def worth_of(results: Mapping[Training, Mapping[str, Any]], objectives: Sequence
     volume = math.nan if reference is None else hypervolume(returns, [reference[name] for name in objectives])
     shares = [np.divide(training.preference, sum(training.preference)) for training in results]
     return volume, float(weight_control(shares, returns).mean())
-
-
-def with_interval(values: Sequence[float]) -> str:
-    """The mean over seeds with its 95% bootstrap interval, where there are seeds enough for one."""
-    found = estimate([values], mean)
-    return f"{found.value:.4g}" + (f" [{found.low:.4g}, {found.high:.4g}]" if found.has_interval else "")
 
 
 def main() -> None:

@@ -1,129 +1,126 @@
 """Holds fronts of one environment against each other: a table over seeds, in Markdown, and a picture.
 
     python benchmarks/fronts.py runs/fronts/mo-halfcheetah-v5/* --out fronts.png
+    python benchmarks/fronts.py FRONT FRONT --ref-point forward=-100,energy=-500 --without-experts
 
-The folders are those of `dibs-rl front`. Measures are means over seeds with 95% bootstrap intervals; the last column is the
-difference of hypervolume from the first front, over the seeds that both have. Steps are those of one seed, with its experts.
+The folders are those of `dibs-rl front`. Measures are means over seeds with 95% bootstrap intervals; hypervolume above the
+first is over the seeds that both fronts have. Steps are those of one seed, its experts' included; seconds are the processor's,
+of each policy's own training.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from dibs_rl.envs import base_and_transform
-from dibs_rl.envs.registry import return_unit
+from dibs_rl.cli.front_results import measures, write_picture
 from dibs_rl.errors import UserError
-from dibs_rl.files import atomic_write, read_json
-from dibs_rl.front_folder import FrontPolicy, points, read_front
-from dibs_rl.metrics import nondominated
-from dibs_rl.reporting.figures import png
-from dibs_rl.reporting.front_picture import FrontPoints, front_figure
+from dibs_rl.files import read_json
+from dibs_rl.front_folder import FrontPolicy, by_seed, read_front
+from dibs_rl.reporting.tables import shown
+from dibs_rl.run_folder import RunFolder
 from dibs_rl.statistics import estimate, mean
+from dibs_rl.yardstick import yardstick
 
-_ALIKE = ("env", "gamma", "episodes", "deterministic", "reference_point")
+_ALIKE = ("env", "gamma", "episodes", "deterministic")
 _MEASURES = ("hypervolume", "expected_utility", "sparsity", "weight_control")
-_REMEDY = "'dibs-rl front' writes it anew"
 
 
 @dataclass(frozen=True)
 class Front:
-    """One folder of `dibs-rl front`.
+    """One folder of `dibs-rl front`, measured.
 
     Attributes:
-        summary: Its `front.json`.
-        policies: Those of its `front.csv`.
+        label: What made it.
+        env: Environment id.
+        gamma: Discount of the returns.
+        policies: Those of all seeds.
+        worth: Measures by seed.
+        steps: Environment steps of all seeds.
+        cpu_seconds: Of each policy's training, experts left out.
     """
 
-    summary: Mapping[str, Any]
+    label: str
+    env: str
+    gamma: float
     policies: Sequence[FrontPolicy]
-
-    @property
-    def label(self) -> str:
-        """What made it."""
-        units = self.summary["transform"]
-        return self.summary["arm"] + (f", {units}" if units else "")
-
-    @property
-    def seeds(self) -> dict[str, dict[str, float]]:
-        """Measures by seed."""
-        return self.summary["seeds"]
+    worth: dict[int, dict[str, float]]
+    steps: int
+    cpu_seconds: Sequence[float]
 
 
-def read(folders: Sequence[Path]) -> list[Front]:
+def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True) -> list[Front]:
     """The fronts of folders.
 
+    Args:
+        folders: Of one environment.
+        ref_point: Reference point by name; theirs, which must be the same, if not given.
+        experts: Whether experts are policies of a front.
+
     Raises:
-        UserError: If one of them is none, or they were not measured alike.
+        UserError: If a folder holds no front, or they were not measured alike.
     """
-    fronts = [Front(read_json(folder / "front.json", _REMEDY), read_front(folder)) for folder in folders]
-    for folder, front in zip(folders, fronts, strict=True):
-        for name in _ALIKE:
-            found, wanted = front.summary[name], fronts[0].summary[name]
-            if found != wanted:
-                raise UserError(f"{folder} has {name} {found}, and {folders[0]} {wanted}: they do not compare.")
-    return fronts
+    said = [read_json(folder / "front.json", "'dibs-rl front' writes it anew") for folder in folders]
+    for folder, summary in zip(folders, said, strict=True):
+        for name in (*_ALIKE, *([] if ref_point else ["reference_point"])):
+            if summary[name] != said[0][name]:
+                raise UserError(f"{folder} has {name} {summary[name]}, and {folders[0]} {said[0][name]}: they do not compare.")
+    names = list(said[0]["reference_point"])
+    reference = (yardstick(said[0]["env"], names, ref_point).reference if ref_point else None) or said[0]["reference_point"]
+    labels = [summary["arm"] + (f", {summary['transform']}" if summary["transform"] else "") for summary in said]
+    again = Counter(labels)
+    found = []
+    for folder, summary, label in zip(folders, said, labels, strict=True):
+        policies = [policy for policy in read_front(folder) if experts or not policy.is_expert]
+        costs = [RunFolder(folder / policy.folder).cost() for policy in policies if not policy.is_expert]
+        found.append(
+            Front(
+                label=label if again[label] == 1 else f"{label} ({folder.name})",
+                env=summary["env"],
+                gamma=summary["gamma"],
+                policies=policies,
+                worth={seed: measures(own, reference) for seed, own in by_seed(policies).items()},
+                steps=summary["steps"],
+                cpu_seconds=[cost["cpu_seconds"] for cost in costs if cost],
+            )
+        )
+    return found
 
 
 def table(fronts: Sequence[Front]) -> str:
     """Markdown, a row for each front."""
     titles = [name.replace("_", " ") for name in _MEASURES]
-    rows = [["front", "seeds", "policies", *titles, "steps of a seed", "hypervolume above the first"]]
+    rows = [["front", "seeds", "policies", *titles, "hypervolume above the first", "steps of a seed", "CPU seconds a policy"]]
+    first = fronts[0].worth
     for front in fronts:
-        values = list(front.seeds.values())
-        both = [seed for seed in front.seeds if seed in fronts[0].seeds]
-        above = [front.seeds[seed]["hypervolume"] - fronts[0].seeds[seed]["hypervolume"] for seed in both]
-        rows.append(
-            [
-                front.label,
-                str(len(values)),
-                str(round(np.mean([of_seed["policies"] for of_seed in values]))),
-                *(with_interval([of_seed[name] for of_seed in values]) for name in _MEASURES),
-                f"{front.summary['steps'] // len(values):,}",
-                with_interval(above) if both and front is not fronts[0] else "",
-            ]
-        )
+        above = [front.worth[s]["hypervolume"] - first[s]["hypervolume"] for s in front.worth if s in first]
+        columns = [[worth[name] for worth in front.worth.values()] for name in _MEASURES]
+        columns += [[] if front is fronts[0] else above, front.cpu_seconds]
+        *estimates, seconds = (shown(estimate([values], mean) if values else None) for values in columns)
+        n = len(front.worth)
+        rows.append([front.label, str(n), str(len(front.policies) // n), *estimates, f"{front.steps // n:,}", seconds])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
-
-
-def with_interval(values: Sequence[float]) -> str:
-    """The mean over seeds with its interval, where there are seeds enough for one."""
-    found = estimate([values], mean)
-    return f"{found.value:.4g}" + (f" [{found.low:.4g}, {found.high:.4g}]" if found.has_interval else "")
-
-
-def write_picture(fronts: Sequence[Front], file: Path) -> None:
-    """Draws the policies of all seeds, a colour for each front; pale are those that another one of their front dominates."""
-    summary = fronts[0].summary
-    base = base_and_transform(summary["env"])[0]
-    returns = {front.label: points(front.policies) for front in fronts}
-    groups = {label: FrontPoints(found, nondominated(found)) for label, found in returns.items()}
-    title = f"{summary['env']}: policies of all seeds\nreturn of an episode, discounted by {summary['gamma']:g}"
-    units = {name: return_unit(base, name) for name in fronts[0].policies[0].discounted}
-    with atomic_write(file) as stream:
-        stream.write(png(front_figure(title, units, groups)))
 
 
 def main() -> None:
     """Reads the flags, prints the table, draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "folders", nargs="+", type=Path, help="each one of dibs-rl front; the first is what others are held against"
-    )
+    parser.add_argument("folders", nargs="+", type=Path, help="the first is what the others are held against")
+    parser.add_argument("--ref-point", default="", help="by name, as forward=-100,energy=-500")
+    parser.add_argument("--without-experts", action="store_true", help="measure what the preferences led to alone")
     parser.add_argument("--out", type=Path, help="picture, a PNG file")
     flags = parser.parse_args()
     try:
-        fronts = read(flags.folders)
+        fronts = read(flags.folders, flags.ref_point, experts=not flags.without_experts)
         print(table(fronts))
         if flags.out:
-            write_picture(fronts, flags.out)
+            groups = {front.label: front.policies for front in fronts}
+            write_picture(flags.out, f"{fronts[0].env}: policies of all seeds", fronts[0].env, fronts[0].gamma, groups)
     except UserError as error:
-        sys.exit(f"fronts.py: {error}")
+        sys.exit(f"fronts.py: error: {error}")
 
 
 if __name__ == "__main__":

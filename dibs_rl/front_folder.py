@@ -40,6 +40,11 @@ class FrontPolicy:
     folder: str
     nondominated: bool = False
 
+    @property
+    def is_expert(self) -> bool:
+        """Whether it was trained for one objective alone; a preference of the front's own gives each of them some weight."""
+        return 0 in self.preference.values()
+
 
 def points(policies: Sequence[FrontPolicy]) -> np.ndarray:
     """Discounted returns `[k, m]` of policies, in the objectives' order."""

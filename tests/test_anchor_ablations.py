@@ -116,7 +116,7 @@ def test_the_table_is_of_what_the_files_hold(script, tmp_path):
     head, row = script.table(trainings)
     assert head == ["variant", "forward", "energy", "hypervolume", "weight control"]
     volume = np.mean([hypervolume(np.array(list(returns.values())) + seed, [-100, -100]) for seed in (0, 2)])
-    assert row == ["local", "6", "6", f"{volume:.4g}", "1"]
+    assert row == ["local", "6.00", "6.00", f"{volume:,.0f}", "1.00"]
 
 
 def test_a_result_of_other_settings_is_no_result(script, tmp_path):

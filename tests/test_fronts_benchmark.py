@@ -1,5 +1,7 @@
 """benchmarks/fronts.py: fronts of several arms beside each other."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,10 +10,10 @@ from scripts import load
 from dibs_rl.errors import UserError
 from dibs_rl.files import write_json
 from dibs_rl.front_folder import FrontPolicy, write_front
-from dibs_rl.metrics import front_measures
 
-REFERENCE = {"forward": -100.0, "energy": -100.0}
-HYPERVOLUMES = {"dibs": [10.0, 20.0, 60.0], "norm-sum": [13.0, 20.0]}
+SUMMARY = {"env": "mo-halfcheetah-v5", "transform": "", "gamma": 0.99, "episodes": 20, "deterministic": True}
+SUMMARY |= {"reference_point": {"forward": -100.0, "energy": -100.0}, "expert_steps": 0}
+EQUAL, EXPERT = {"forward": 0.5, "energy": 0.5}, {"forward": 1.0, "energy": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -19,44 +21,62 @@ def script():
     return load("benchmarks/fronts.py")
 
 
-def write(folder, arm, **other):
-    """A front as `dibs-rl front` leaves it, of two policies a seed."""
-    folder.mkdir()
-    seeds, policies = {}, []
-    for seed, volume in enumerate(HYPERVOLUMES[arm]):
-        returns = [{"forward": 50.0, "energy": -20.0}, {"forward": 10.0, "energy": float(-seed)}]
-        policies += [FrontPolicy({"forward": 0.5, "energy": 0.5}, seed, r, r, f"run{seed}") for r in returns]
-        measures = front_measures([list(r.values()) for r in returns], list(REFERENCE.values()))
-        seeds[seed] = {**measures, "hypervolume": volume, "weight_control": 1.0}
-    summary = {"env": "mo-halfcheetah-v5", "arm": arm, "transform": "", "gamma": 0.99, "episodes": 20, "deterministic": True}
-    summary |= {"reference_point": REFERENCE, "steps": 600 * len(seeds), "expert_steps": 0, "seeds": seeds}
-    write_front(folder, policies)
-    write_json(folder / "front.json", summary | other)
+def write(folder, arm, forward, **other):
+    """A front as `dibs-rl front` leaves it: for each seed a policy, which runs so far for nothing."""
+    policies = []
+    for seed, distance in enumerate(forward):
+        returns = {"forward": float(distance), "energy": 0.0}
+        policies.append(FrontPolicy(EQUAL, seed, returns, returns, f"run{seed}"))
+        write_json(folder / f"run{seed}/cost.json", {"cpu_seconds": 60.0 + seed})
+    write_front(folder, policies + other.pop("experts", []))
+    write_json(folder / "front.json", SUMMARY | {"arm": arm, "steps": 600 * len(forward)} | other)
     return folder
 
 
+def rows(script, folders, *arguments, **keywords):
+    text = script.table(script.read(folders, *arguments, **keywords))
+    head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines())
+    return [dict(zip(head, line, strict=True)) for line in lines]
+
+
 def test_a_row_a_front_and_differences_over_the_seeds_that_both_have(script, tmp_path):
-    fronts = script.read([write(tmp_path / arm, arm) for arm in HYPERVOLUMES])
-    head, _, first, second = ([cell.strip() for cell in line.split("|")[1:-1]] for line in script.table(fronts).splitlines())
-    cells = dict(zip(head, first, strict=True))
-    assert (cells["front"], cells["seeds"], cells["policies"], cells["steps of a seed"]) == ("dibs", "3", "2", "600")
-    assert cells["hypervolume"].startswith("30 [10, ")  # three seeds have an interval, which holds all of their mean
-    assert cells["hypervolume above the first"] == ""
-    cells = dict(zip(head, second, strict=True))
-    assert cells["hypervolume"] == "16.5"
-    assert cells["hypervolume above the first"] == "1.5"  # of (13 - 10, 20 - 20); two seeds have no interval
+    folders = [write(tmp_path / "a", "dibs", [0, 100, 200]), write(tmp_path / "b", "norm-sum", [10, 100])]
+    first, second = rows(script, folders)
+    assert (first["front"], first["seeds"], first["policies"], first["steps of a seed"]) == ("dibs", "3", "1", "600")
+    assert first["hypervolume"].startswith("20,000 [")  # of 100, 200 and 300 times 100
+    assert first["CPU seconds a policy"].startswith("61")
+    assert first["hypervolume above the first"] == "—"
+    assert (second["front"], second["hypervolume"]) == ("norm-sum", "15,500")  # two seeds have no interval
+    assert second["hypervolume above the first"] == "500"  # of (11,000 - 10,000, 20,000 - 20,000)
 
 
-def test_the_picture_is_of_all_fronts(script, tmp_path):
-    script.write_picture(script.read([write(tmp_path / arm, arm) for arm in HYPERVOLUMES]), tmp_path / "fronts.png")
+def test_another_reference_point_measures_anew(script, tmp_path):
+    other = {"forward": 0.0, "energy": 0.0}
+    folders = [write(tmp_path / "a", "dibs", [10]), write(tmp_path / "b", "norm-sum", [10], reference_point=other)]
+    assert [row["hypervolume"] for row in rows(script, folders, "forward=-10,energy=-3")] == ["60.0", "60.0"]
+    with pytest.raises(UserError, match="reference_point"):
+        script.read(folders)
+
+
+def test_experts_can_be_left_out(script, tmp_path):
+    returns = {"forward": 900.0, "energy": -99.0}
+    folder = write(tmp_path / "a", "dibs-anchored", [0], experts=[FrontPolicy(EXPERT, 0, returns, returns, "expert")])
+    assert [row["hypervolume"] for row in rows(script, [folder])] == ["10,900"]  # 100 x 100 and 900 x 1
+    assert [row["hypervolume"] for row in rows(script, [folder], experts=False)] == ["10,000"]
+
+
+def test_fronts_of_one_arm_are_told_apart(script, tmp_path, monkeypatch, capsys):
+    folders = [write(tmp_path / name, "dibs", [9 * k, 10]) for k, name in enumerate(("cold", "warm"))]
+    assert [row["front"] for row in rows(script, folders)] == ["dibs (cold)", "dibs (warm)"]
+    monkeypatch.setattr(sys, "argv", ["fronts.py", *map(str, folders), "--out", str(tmp_path / "fronts.png")])
+    script.main()
+    assert "dibs (warm)" in capsys.readouterr().out
     with Image.open(tmp_path / "fronts.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
 
-@pytest.mark.parametrize(
-    "other", [{"gamma": 1.0}, {"env": "mo-hopper-v5"}, {"reference_point": {"forward": 0.0, "energy": 0.0}}]
-)
+@pytest.mark.parametrize("other", [{"gamma": 1.0}, {"env": "mo-hopper-v5"}, {"episodes": 5}])
 def test_fronts_that_do_not_compare_are_refused(script, tmp_path, other):
-    folders = [write(tmp_path / "one", "dibs"), write(tmp_path / "other", "norm-sum", **other)]
+    folders = [write(tmp_path / "a", "dibs", [0]), write(tmp_path / "b", "norm-sum", [0], **other)]
     with pytest.raises(UserError, match=next(iter(other))):
         script.read(folders)

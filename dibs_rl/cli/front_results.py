@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +15,7 @@ from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write, write_json
 from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, front_file, points, read_result, write_front
 from dibs_rl.front_study import FrontPlan
-from dibs_rl.metrics import front_measures, utility_weights, weight_control
+from dibs_rl.metrics import front_measures, nondominated, utility_weights, weight_control
 from dibs_rl.reporting.figures import png
 from dibs_rl.reporting.front_picture import FrontPoints, front_figure
 from dibs_rl.statistics import estimate, mean
@@ -44,8 +43,8 @@ def conclude(plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence
     summary = _summary(plan, root, measure, policies, steps)
     write_front(root, policies)
     write_json(root / "front.json", summary)
-    with atomic_write(root / "front.png") as file:
-        file.write(png(_figure(plan, summary, policies)))
+    groups = {f"seed {seed}": own for seed, own in by_seed(policies).items()}
+    write_picture(root / "front.png", plan.name, plan.env, summary["gamma"], groups)
     _print(plan, root, summary)
 
 
@@ -64,7 +63,7 @@ def _summary(
         "utility_weights": len(utility_weights(len(plan.objectives))),
         "steps": steps[0],
         "expert_steps": steps[1],
-        "seeds": {seed: _measures(own, reference) for seed, own in by_seed(policies).items()},
+        "seeds": {seed: measures(own, reference) for seed, own in by_seed(policies).items()},
     }
 
 
@@ -78,29 +77,36 @@ def _evaluated_alike(root: Path, policies: Sequence[FrontPolicy]) -> dict[str, A
     for policy, how in zip(policies, found, strict=True):
         if how != found[0]:
             raise UserError(
-                f"{root / policy.folder} was evaluated with {how}, and {root / policies[0].folder} with {found[0]}: evaluate "
-                "it again as the others were."
+                f"{root / policy.folder} was evaluated with {how}, and {root / policies[0].folder} with {found[0]}: "
+                f"'dibs-rl train --resume {root / policy.folder}' evaluates it again, with --eval-episodes as the others were."
             )
     return found[0]
 
 
-def _measures(policies: Sequence[FrontPolicy], reference: Mapping[str, float]) -> dict[str, float]:
-    """What the front of one seed is worth."""
-    weighed = [policy for policy in policies if all(weight > 0 for weight in policy.preference.values())]  # no experts
+def measures(policies: Sequence[FrontPolicy], reference: Mapping[str, float]) -> dict[str, float]:
+    """What the front of one seed is worth, for a reference point by objective."""
+    weighed = [policy for policy in policies if not policy.is_expert]
     weights = [list(policy.preference.values()) for policy in weighed]
     control = float(weight_control(weights, points(weighed)).mean()) if weighed else 0.0
     return {**front_measures(points(policies), list(reference.values())), "weight_control": control}
 
 
-def _figure(plan: FrontPlan, summary: dict[str, Any], policies: Sequence[FrontPolicy]) -> Any:
-    base = base_and_transform(plan.env)[0]
-    groups = {
-        f"seed {seed}": FrontPoints(points(own), np.array([policy.nondominated for policy in own]))
-        for seed, own in by_seed(policies).items()
-    }
-    discount = f"discounted by {summary['gamma']:g}" if summary["gamma"] < 1 else "undiscounted"
-    title = f"{plan.name}\nreturn of an episode, {discount}"
-    return front_figure(title, {name: return_unit(base, name) for name in plan.objectives}, groups)
+def write_picture(file: Path, heading: str, env: str, gamma: float, groups: Mapping[str, Sequence[FrontPolicy]]) -> None:
+    """Draws policies; pale are those that another one of their group dominates.
+
+    Args:
+        file: A PNG file.
+        heading: Above all.
+        env: Environment id.
+        gamma: Discount of the returns.
+        groups: Policies of one environment by label, a colour for each.
+    """
+    base, names = base_and_transform(env)[0], next(iter(groups.values()))[0].discounted
+    drawn = {label: FrontPoints(points(own), nondominated(points(own))) for label, own in groups.items()}
+    discount = f"discounted by {gamma:g}" if gamma < 1 else "undiscounted"
+    title = f"{heading}\nreturn of an episode, {discount}"
+    with atomic_write(file) as stream:
+        stream.write(png(front_figure(title, {name: return_unit(base, name) for name in names}, drawn)))
 
 
 def _print(plan: FrontPlan, root: Path, summary: dict[str, Any]) -> None:

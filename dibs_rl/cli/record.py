@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
     try:
         film = Film(model, env, flags.episodes, deterministic=not flags.stochastic)
         with torch.no_grad():
-            number = write_video(out, counted(film.pictures()), film.rate)
+            number = write_video(out, _with_progress(film.pictures()), film.rate)
     finally:
         env.close()
     for line in film.returns():
@@ -65,8 +65,8 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def counted(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The pictures, counted on the terminal while they are drawn; how many there will be, nobody knows."""
+def _with_progress(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The pictures, counted on the terminal as they are drawn; how many there will be, nobody knows."""
     columns = TextColumn("{task.completed:,.0f} pictures"), TimeElapsedColumn()
     with Progress(*columns, console=Console(), transient=True) as progress:
         yield from progress.track(pictures)
