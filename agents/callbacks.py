@@ -122,6 +122,6 @@ class MOEvalCallback(EvalCallback):
             "ep_lengths": np.stack([found.lengths for found in episodes]),
             "objectives": episodes[-1].objectives,
         }
-        if all(len(found.successes) for found in episodes):
+        if all(len(found.successes) == len(found.returns) for found in episodes):
             arrays["successes"] = np.stack([found.successes for found in episodes])
         np.savez(self.log_path, **arrays)

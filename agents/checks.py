@@ -1,12 +1,21 @@
-"""Numbers that are not finite, said with the place where they came from."""
+"""What a learner refuses: numbers that are not finite, said with the place where they came from, and other objectives."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dibs_rl.errors import NonFiniteError
-from dibs_rl.vec_env import Obs
+from dibs_rl.errors import NonFiniteError, UserError
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv
+
+
+def check_same_objectives(objectives: Sequence[str], env: VectorRewardVecEnv) -> None:
+    """Raises a UserError if an environment has not the objectives of a model."""
+    if tuple(objectives) != env.objectives:
+        raise UserError(
+            f"The model was made for the objectives {', '.join(objectives)}; the environment has {', '.join(env.objectives)}: "
+            "give it one that has the same in the same order, or make a new model."
+        )
 
 
 def check_rewards(rewards: Tensor, objectives: Sequence[str], first_step: int) -> None:
@@ -67,4 +76,7 @@ def check_parameters(policy: nn.Module, steps: int) -> None:
     log_std = getattr(policy, "log_std", None)
     std = [log_std.exp()] if isinstance(log_std, Tensor) else []
     if not torch.stack([torch.isfinite(part).all() for part in (*std, *policy.parameters())]).all():
-        raise NonFiniteError(f"Training has diverged: a parameter is not finite after {steps} steps.")
+        raise NonFiniteError(
+            f"Training has diverged: a parameter is not finite after {steps} steps; go on from a checkpoint, or begin anew, "
+            "with a lower learning rate."
+        )

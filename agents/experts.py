@@ -60,7 +60,10 @@ def _read_policy(file: Path, sha256: str) -> BasePolicy:
     if not file.is_file():
         raise UserError(f"The expert {file} is missing; make the experts anew under another folder.")
     if _sha256(file) != sha256:
-        raise UserError(f"The expert {file} is not the one that was trained: its hash differs from that in {_MANIFEST}.")
+        raise UserError(
+            f"The expert {file} is not the one that was trained: its hash differs from that in {_MANIFEST}; make the experts "
+            "anew under another folder."
+        )
     data, parameters, _ = load_from_zip_file(file, device="cpu")
     assert data is not None  # for the type checker: only a file without settings has none
     with torch.random.fork_rng(devices=[]):  # the random start of a network that is about to be overwritten

@@ -14,6 +14,7 @@ from torchjd.aggregation import Aggregator
 
 from dibs_rl import ranks
 from dibs_rl.agents.anchors import Anchors
+from dibs_rl.agents.checks import check_same_objectives
 from dibs_rl.agents.experts import read_experts
 from dibs_rl.agents.persistence import Persistent
 from dibs_rl.agents.records import Log, Records
@@ -69,7 +70,7 @@ class VectorLearner(Records, Persistent):
     def _setup_model(self) -> None:
         self.objectives = tuple(self.objectives)  # a saved model's come back as a list
         if self.env is not None:
-            self._check_objectives(self.env)
+            check_same_objectives(self.objectives, self.env)
         self._sum, self._aggregator = split_scalarisation(self._make_combiner())
         self._preferred = None if not self.anchors else self._make_anchors(self.anchors)
         own_kwargs = self.policy_kwargs
@@ -109,17 +110,10 @@ class VectorLearner(Records, Persistent):
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VectorRewardVecEnv:
         return as_vector_env(env)
 
-    def _check_objectives(self, env: VectorRewardVecEnv) -> None:
-        if env.objectives != self.objectives:
-            raise UserError(
-                f"The model was made for the objectives {', '.join(self.objectives)}; "
-                f"the environment has {', '.join(env.objectives)}."
-            )
-
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Sets the environment, as SB3 does; its objectives must be those of the model."""
         env = as_vector_env(env)
-        self._check_objectives(env)
+        check_same_objectives(self.objectives, env)
         super().set_env(env, force_reset)
 
     def get_vec_normalize_env(self) -> VecNormalize | None:

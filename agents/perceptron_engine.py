@@ -1,15 +1,14 @@
 """The quick engine: ordinary perceptrons, differentiated by hand."""
 
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
-from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
 from dibs_rl import sync
 from dibs_rl.agents.heads import CategoricalHead, GaussianHead, Head
-from dibs_rl.agents.policies import MlpPolicy, NormalisedExtractor, VectorCritic
+from dibs_rl.agents.policies import MlpPolicy, NormalisedExtractor, VectorCritic, is_vector
 from dibs_rl.gradients import flat_gradient
 from dibs_rl.perceptron import Perceptron, is_perceptron
 from dibs_rl.popart import PopArtHead
@@ -115,7 +114,8 @@ def is_small(policy: VectorCritic) -> bool:
 
 def is_ordinary(policy: VectorCritic) -> bool:
     """Whether the policy is exactly what `PerceptronEngine` computes: no module, parameter or method more or other."""
-    if type(policy) is not MlpPolicy or policy.use_sde or policy.squash_output or not _is_vector(policy.observation_space):
+    # Images and one-hot categories may not fit in memory all at once.
+    if type(policy) is not MlpPolicy or policy.use_sde or policy.squash_output or not is_vector(policy.observation_space):
         return False
     extractors = [policy.pi_features_extractor, policy.vf_features_extractor]
     if any(type(e.extractor if isinstance(e, NormalisedExtractor) else e) is not FlattenExtractor for e in extractors):
@@ -136,11 +136,6 @@ def _layers(policy: VectorCritic) -> tuple[list[nn.Module], list[nn.Module]]:
     """Layers of the policy and of the critic, in order."""
     extractor = policy.mlp_extractor
     return [*extractor.policy_net, policy.action_net], [*extractor.value_net, policy.value_net]
-
-
-def _is_vector(space: spaces.Space) -> bool:
-    """Whether observations are vectors of numbers: images and one-hot categories may not fit in memory all at once."""
-    return isinstance(space, spaces.Box) and not is_image_space(space)
 
 
 def _same(ours: list[nn.Parameter], theirs: list[nn.Parameter]) -> bool:

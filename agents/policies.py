@@ -3,7 +3,7 @@ and observation statistics that are saved with the networks.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from gymnasium import spaces
@@ -52,7 +52,8 @@ class RunningNorm(nn.Module):
 
     def frozen(self, dtype: torch.dtype = torch.float32) -> Callable[[Tensor], Tensor]:
         """The normalisation by the moments as they stand, made ready for observations of a dtype."""
-        std = torch.where(self.variance > 0, self.variance, torch.ones_like(self.variance)).sqrt().to(dtype)
+        std = self.variance.sqrt().to(dtype)
+        std = torch.where(std > 0, std, torch.ones_like(std))  # also where the dtype holds nothing so small
         mean, limit = self.mean.to(dtype), self.limit
         return lambda obs: (obs - mean).div_(std).clamp_(-limit, limit)
 
@@ -70,6 +71,11 @@ class RunningNorm(nn.Module):
         self.count.copy_(total)
 
 
+def is_vector(space: spaces.Space) -> TypeGuard[spaces.Box]:
+    """Whether observations are vectors of numbers, and no images or categories."""
+    return isinstance(space, spaces.Box) and not is_image_space(space)
+
+
 class ObsNorm(nn.Module):
     """`RunningNorm` for each part of an observation that is a vector of numbers; images and categories pass.
 
@@ -80,13 +86,7 @@ class ObsNorm(nn.Module):
     def __init__(self, space: spaces.Space) -> None:
         super().__init__()
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
-        self.parts = nn.ModuleDict(
-            {
-                f"obs_{key}": RunningNorm(part.shape)
-                for key, part in parts.items()
-                if isinstance(part, spaces.Box) and not is_image_space(part)
-            }
-        )
+        self.parts = nn.ModuleDict({f"obs_{key}": RunningNorm(part.shape) for key, part in parts.items() if is_vector(part)})
 
     @property
     def of_vector(self) -> RunningNorm | None:

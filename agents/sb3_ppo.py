@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.ppo import PPO
 
+from dibs_rl.agents.checks import check_same_objectives
 from dibs_rl.agents.learner import preference_vector, take_networks
 from dibs_rl.agents.objective_log import ObjectiveLog
 from dibs_rl.agents.persistence import Persistent
+from dibs_rl.agents.policies import is_vector
 from dibs_rl.envs import as_vector_env
-from dibs_rl.errors import UserError
 from dibs_rl.games import positive_weights
 from dibs_rl.vec_env import VectorRewardVecEnv
 
@@ -114,11 +114,7 @@ class SB3PPO(ObjectiveLog, Persistent, PPO):
     def _add_up_rewards(self, env: VecEnv) -> None:
         """Puts SB3's wrappers around a vector-reward environment; statistics of the observations so far stay."""
         assert isinstance(env, VectorRewardVecEnv)
-        if env.objectives != self.objectives:
-            raise UserError(
-                f"The model was made for the objectives {', '.join(self.objectives)}; "
-                f"the environment has {', '.join(env.objectives)}."
-            )
+        check_same_objectives(self.objectives, env)
         weights = preference_vector(self.preference, env.objectives)
         if weights is not None:
             weights = positive_weights(weights, env.reward_dim, env.objectives).tolist()
@@ -133,10 +129,6 @@ class SB3PPO(ObjectiveLog, Persistent, PPO):
     def _what_to_normalise(self, space: spaces.Space) -> dict[str, Any]:
         """`VecNormalize`'s arguments: vectors of numbers, as the other learners do."""
         if isinstance(space, spaces.Dict):
-            keys = [key for key, part in space.spaces.items() if _is_vector(part)]
+            keys = [key for key, part in space.spaces.items() if is_vector(part)]
             return {"norm_obs": self.normalize_obs and bool(keys), "norm_obs_keys": keys}
-        return {"norm_obs": self.normalize_obs and _is_vector(space)}
-
-
-def _is_vector(space: spaces.Space) -> bool:
-    return isinstance(space, spaces.Box) and not is_image_space(space)
+        return {"norm_obs": self.normalize_obs and is_vector(space)}

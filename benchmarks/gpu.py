@@ -18,7 +18,6 @@ import contextlib
 import gc
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
@@ -27,6 +26,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from throughput import EPOCHS, Clock, mixed
+
+from dibs_rl.cli.trainings import processors
 
 ROBOTS = ("mo-halfcheetah-v5", "mo-hopper-v5", "mo-humanoid-v5")
 WORLDS = (256, 1_024, 4_096, 8_192, 16_384, 65_536)
@@ -238,16 +239,11 @@ def _wanted(rows: dict[str, list[list[Any]]]) -> list[str]:
         lines.append(f"- share of the update at {MANY_WORLDS:,} worlds: {ours[MANY_WORLDS][5]:.2f} (wanted: at most 0.30)")
     if ours and host:
         best = max(values[2] for values in ours.values())
-        of_host = f"{HOST_LEARNER}, on a machine of {cores()} cores"
+        of_host = f"{HOST_LEARNER}, on a machine of {processors()} cores"
         lines.append(f"- training over that of {of_host}: {best / host[0]:.1f} (wanted: at least 10)")
     if over_one:
         lines.append(f"- an update of m = 4 over one of m = 1: {over_one[0]:.2f} (wanted: at most 1.3)")
     return [f"{ROBOTS[0]}:", *lines] if lines else []
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def watched(command: list[str], seconds: float) -> list[dict[str, Any]]:

@@ -71,6 +71,12 @@ def stationarity_residual(cosine: Tensor) -> Tensor:
     It is 0 exactly where the parameters are Pareto stationary (Desideri 2012, MGDA). The point is found exactly: among
     w >= 0, the least of |U^T w|^2 + (sum(w) - 1)^2 lies along the weights of the shortest vector in the hull, and that is
     a non-negative least-squares problem.
+
+    Args:
+        cosine: Matrix of cosines `[m, m]`; an objective without a gradient has 0 on the diagonal, and is left out.
+
+    Returns:
+        `[]` float64 on the CPU, which waits for a GPU.
     """
     q = cosine.detach().double().cpu().numpy()
     voting = np.diagonal(q) > 0

@@ -160,7 +160,7 @@ class RunFolder:
         raise UserError(f"The model file {files[0]} is corrupt, and {self.path} has no whole checkpoint to fall back on.")
 
     def reopen(self, config: RunConfig, loaded: Path | None, steps: int) -> list[str]:
-        """Makes the folder ready to go on: new settings into `config.yaml`, and no finished model in the way.
+        """Makes the folder ready to go on: new settings into `config.yaml`, no finished model in the way, and no result of it.
 
         Args:
             config: The settings that hold from now on.
@@ -170,6 +170,7 @@ class RunFolder:
         Returns:
             What the person should know, a line each.
         """
+        self.result_file.unlink(missing_ok=True)  # of a shorter training, or about to be found anew
         facts = self.facts()
         resumed = [*facts.get("resumed", []), {"step": steps, **surroundings()}]
         self._write_config(config, {**facts, "resumed": resumed})
@@ -220,10 +221,19 @@ class RunFolder:
 def _make(path: Path) -> Path:
     """Makes the folder; takes one that exists only where a run was about to begin and did not."""
     try:
-        path.mkdir(parents=True)
+        return _make_new(path)
     except FileExistsError:
         if not path.is_dir() or not _is_left_over(path):
             raise _exists(path) from None
+    return path
+
+
+def _make_new(path: Path) -> Path:
+    """Makes the folder; raises a FileExistsError where there is one."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise UserError(f"Cannot make the run folder {path}: {error.strerror}.") from None
     return path
@@ -242,10 +252,12 @@ def _exists(path: Path) -> UserError:
 def _make_numbered(path: Path) -> Path:
     """Makes the folder, or, where it exists, the folder with the first free number behind its name."""
     number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return _make(free)
+    while True:
+        try:
+            return _make_new(free)
+        except FileExistsError:  # by now, or always
+            number += 1
+            free = path.with_name(f"{path.name}-{number}")
 
 
 def _is_whole(file: Path) -> bool:

@@ -6,6 +6,7 @@ ones, and each says what it asks for: a scale, a preference or a point to be bet
 
 from collections.abc import Callable, Mapping
 
+from dibs_rl import metrics
 from dibs_rl.errors import UserError, did_you_mean
 
 Returns = Mapping[str, float]
@@ -59,10 +60,8 @@ def hypervolume(reference: Returns) -> Rule:
     """
     if not reference:
         raise UserError("A reference point names at least one objective; found none.")
-    import moocore  # a compiled library that nothing else here needs
-
     names, point = list(reference), list(reference.values())
-    return lambda returns: float(moocore.hypervolume([[_of(returns, name) for name in names]], ref=point, maximise=True))
+    return lambda returns: metrics.hypervolume([[_of(returns, name) for name in names]], point)
 
 
 def _of(returns: Returns, name: str) -> float:

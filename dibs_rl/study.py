@@ -15,7 +15,7 @@ import pydantic
 import yaml
 
 from dibs_rl import arms, conditions
-from dibs_rl.config import Count, RunConfig, Seed
+from dibs_rl.config import OF_TASK, Count, RunConfig, Seed
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import atomic_write, load_yaml
 from dibs_rl.shipped import CONFIGS, shipped_file
@@ -161,6 +161,9 @@ def resolved(study: Study, objectives: Mapping[str, Sequence[str]]) -> Study:
         raise UserError("Anchors belong to an arm: an expert has none.")
     what = conditions.expand(study.conditions, everybody)
     how = arms.expand(study.arms, everybody)
+    for name, own in how.items():
+        if changed := [task for task in OF_TASK if task in own]:
+            raise UserError(f"{changed[0]} belongs to an environment, all of whose arms learn the same, and not to {name}.")
     return dataclasses.replace(study, envs=envs, conditions=what, arms=how, steps=None, settings={})
 
 

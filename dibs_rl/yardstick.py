@@ -53,10 +53,9 @@ def yardstick(env_id: str, objectives: Sequence[str], reference: str = "", gamma
     if reference:
         return Yardstick(gamma, _by_objective(reference, objectives), _GIVEN)
     found = entry.get("reference")
-    if found is None:
+    if found is None or set(found) != set(objectives):  # reward terms make others than those that the table is about
         return Yardstick(gamma, None, _LEAST)
-    point = found if isinstance(found, Mapping) else dict.fromkeys(objectives, found)
-    return Yardstick(gamma, {name: float(point[name]) for name in objectives}, f"from {TABLE.name}")
+    return Yardstick(gamma, {name: float(found[name]) for name in objectives}, f"from {TABLE.name}")
 
 
 def _by_objective(text: str, objectives: Sequence[str]) -> dict[str, float]:

@@ -6,7 +6,7 @@ Scale notes come from reading the sources; `dibs-rl envs` prints them.
 import importlib
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,31 +162,34 @@ _UNITS: dict[str, tuple[str, ...]] = {
 _VERSION = re.compile(r"-v(\d+)$")
 
 
-def resolve_id(name: str, known: Sequence[str] | None = None) -> str:
+def resolve_id(name: str) -> str:
     """Finds the id that a name means: itself, or the newest version of a bare name.
 
     Args:
         name: An id or a bare name, such as `mo-halfcheetah`; as in Gymnasium, `module:id` imports the module first, which
             registers the id. Several of them, joined by `+`, are found one by one.
-        known: Ids to choose from; MO-Gymnasium's, and all that are registered with Gymnasium, if not given.
 
     Raises:
         UserError: If there is no such id; the message has the nearest names.
     """
     if "+" in name:
-        return "+".join(resolve_id(part, known) for part in name.split("+"))
+        return "+".join(resolve_id(part) for part in name.split("+"))
     module, colon, name = name.rpartition(":")
     if module:
         _import_for_ids(module)
-    ids = list(known) if known is not None else _all_ids()
-    if name in ids:
-        return f"{module}{colon}{name}"
-    versions = [env_id for env_id in ids if bare_name(env_id) == name]
-    if versions:
-        return module + colon + max(versions, key=lambda env_id: int(_VERSION.findall(env_id)[0]))
+    ids = _all_ids()
+    found = name if name in ids else _newest(name, ids)
+    if found:
+        return f"{module}{colon}{found}"
     names = sorted({*ids, *(bare_name(env_id) for env_id in ids)})
     hint = did_you_mean(name, names, most=3, alike=0.5) or " 'dibs-rl envs' lists them."
     raise UserError(f"Unknown environment {name!r}.{hint}")
+
+
+def _newest(name: str, ids: Iterable[str]) -> str | None:
+    """The newest version of a bare name."""
+    versions = [env_id for env_id in ids if bare_name(env_id) == name]
+    return max(versions, key=lambda env_id: int(_VERSION.findall(env_id)[0]), default=None)
 
 
 def objective_names(env_id: str | None, reward_dim: int) -> tuple[str, ...]:

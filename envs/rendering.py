@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
-
-import gymnasium as gym
 
 from dibs_rl.envs.factories import factory_of
 from dibs_rl.envs.hush import without_display
-from dibs_rl.envs.worlds import EnvFactory
+from dibs_rl.envs.worlds import EnvFactory, LastPicture
 from dibs_rl.errors import UserError
 
 _MODE = "rgb_array"
@@ -25,31 +24,18 @@ _GL_PACKAGES = {"egl": "libegl1 and libgl1", "osmesa": "libosmesa6"}  # Debian's
 _PATIENCE = 60  # seconds
 
 
-class LastPicture(gym.Wrapper):
-    """Keeps a picture of an episode's last state, which is gone once the next episode has begun.
-
-    Attributes:
-        last_picture: `[h, w, 3]` uint8; None before an episode has ended.
-    """
-
-    last_picture: Any = None
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Steps the environment."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        if terminated or truncated:
-            self.last_picture = self.env.render()
-        return obs, reward, terminated, truncated, info
-
-
-def drawing_factory(env_id: str) -> EnvFactory:
+def drawing_factory(env_id: str, reward_terms: Mapping[str, str] | None = None) -> EnvFactory:
     """A function that makes an environment of the id that draws, on a machine without a display if need be.
+
+    Args:
+        env_id: The id.
+        reward_terms: As in `factory_of`.
 
     Raises:
         UserError: If the environment draws no pictures, or what draws them does not work here.
     """
     _get_ready_to_draw(env_id)
-    factory = factory_of(env_id, render_mode=_MODE)
+    factory = factory_of(env_id, reward_terms, render_mode=_MODE)
     return lambda: LastPicture(factory())
 
 

@@ -161,12 +161,11 @@ def probe(env: gym.Env, name: str | None = None) -> WorldSetup:
             f"the reward in info: RewardTerms(env, ...), --reward-terms NAME=KEY,... (here: {_reward_like(info)})."
         )
     if declared is not None and declared != len(found):
-        raise UserError(f"{called} declares {declared} rewards and gives {len(found)}.")
-    if isinstance(env.action_space, spaces.Discrete) and env.action_space.start != 0:
-        raise UserError(f"{called} numbers its actions from {env.action_space.start}; they must start at 0.")
+        raise UserError(f"{called} declares {declared} rewards and gives {len(found)}: mend its reward_space.")
+    check_first_action(env.action_space, called)
     names = _declared_names(env) or objective_names(env.spec.id if env.spec else None, len(found))
     if len(names) != len(found):
-        raise UserError(f"{called} names {len(names)} objectives and gives {len(found)} rewards.")
+        raise UserError(f"{called} names {len(names)} objectives and gives {len(found)} rewards: mend its objectives.")
     return WorldSetup(channels_first_space(env.observation_space), env.action_space, names, key, _transform_of(env))
 
 
@@ -231,7 +230,24 @@ def _reward_like(info: dict[str, Any]) -> str:
     return ", ".join(sorted(numbers_in(info))) or "info has no number"
 
 
-_LEAVE_REWARDS = (gym.ObservationWrapper, gym.ActionWrapper, OrderEnforcing, PassiveEnvChecker, TimeLimit)
+class LastPicture(gym.Wrapper):
+    """Keeps a picture of an episode's last state, which is gone once the next episode has begun.
+
+    Attributes:
+        last_picture: `[h, w, 3]` uint8; None before an episode has ended.
+    """
+
+    last_picture: Any = None
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps the environment."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            self.last_picture = self.env.render()
+        return obs, reward, terminated, truncated, info
+
+
+_LEAVE_REWARDS = (LastPicture, gym.ObservationWrapper, gym.ActionWrapper, OrderEnforcing, PassiveEnvChecker, TimeLimit)
 
 
 def _transform_of(env: gym.Env) -> str:
@@ -251,7 +267,10 @@ def _declared_names(env: gym.Env) -> tuple[str, ...]:
     return tuple(env.get_wrapper_attr("objectives")) if env.has_wrapper_attr("objectives") else ()
 
 
-def check_first_action(space: spaces.Space) -> None:
+def check_first_action(space: spaces.Space, name: str = "The environment") -> None:
     """Raises a UserError if the numbers of actions do not start at 0, where policies' choices do."""
     if isinstance(space, spaces.Discrete) and space.start != 0:
-        raise UserError(f"Actions must start at 0; found {space}.")
+        raise UserError(
+            f"{name} numbers its actions from {space.start}, and choices of policies start at 0: wrap it, as in "
+            f"gymnasium.wrappers.TransformAction(env, lambda a: a + {space.start}, gymnasium.spaces.Discrete({space.n}))."
+        )

@@ -148,6 +148,17 @@ def test_resume_goes_on_where_it_stopped(tmp_path):
     assert rates[-1] == pytest.approx(3e-4 * (1 - 448 / 512))
 
 
+def test_a_run_that_is_made_longer_has_no_result_until_it_has_come_to_its_new_end(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 128, "--eval-episodes", 1, "--out", run)
+    assert RunFolder(run).finished
+    monkeypatch.setattr("dibs_rl.cli.train.evaluate_and_print", lambda *_, **__: pytest.fail("stopped here"))
+    with pytest.raises(pytest.fail.Exception):
+        command("train", "--resume", run, "--steps", 256)
+    assert (run / "model.zip").is_file()
+    assert not RunFolder(run).finished
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path, capsys):
     run = tmp_path / "run"
     command("train", *QUICK, "--steps", 128, "--out", run)

@@ -190,6 +190,24 @@ def test_success_is_logged(tmp_path):
     assert np.load(tmp_path / "evaluations.npz")["successes"].all()
 
 
+def test_success_that_some_episodes_say_nothing_of_is_not_saved(tmp_path):
+    class Quiet(PointEnv):
+        def step(self, action):
+            *step, info = super().step(action)
+            return *step, {**info, "is_success": True} if self.episodes % 2 else info
+
+        def reset(self, **kwargs):
+            self.episodes = getattr(self, "episodes", 0) + 1
+            return super().reset(**kwargs)
+
+    callback = MOEvalCallback([Quiet], eval_freq=8, n_eval_episodes=3, verbose=0, log_path=tmp_path)
+    learn(callback)
+    assert {len(found.successes) for _, found in callback.evaluations} <= {1, 2}
+    saved = np.load(tmp_path / "evaluations.npz")
+    assert "successes" not in saved
+    assert len(saved["results"]) == len(callback.evaluations)
+
+
 def test_verbose_says_the_returns(capsys):
     callback = MOEvalCallback(point_envs(1, length=5), preferred_sum({"reward_0": 1}), eval_freq=16, n_eval_episodes=1)
     learn(callback, 64)

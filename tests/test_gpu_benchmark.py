@@ -78,7 +78,7 @@ def test_the_plan_measures_everything_and_says_what_it_leaves_out(gpu, capsys, m
     assert "| 4 | 8,192 | 104 | 1.03 |" in text
     assert "| warp | 8,192 | 1,000 | 5.00 | 1,000,000 | yes |" in text
     assert "at 8,192 worlds: 0.30 (wanted: at most 0.30)" in text
-    assert f"CPU learner, 2 threads, on a machine of {gpu.cores()} cores: 1.0 (wanted: at least 10)" in text
+    assert f"CPU learner, 2 threads, on a machine of {gpu.processors()} cores: 1.0 (wanted: at least 10)" in text
     assert "Left out" not in text
 
     def full(self, *arguments):

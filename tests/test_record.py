@@ -53,6 +53,27 @@ def test_a_video_of_the_episodes_that_evaluate_plays(tmp_path, capsys):
         assert video.n_frames <= steps + 1
 
 
+def test_returns_of_rewards_in_bad_units_are_those_of_the_environment(tmp_path, capsys):
+    run = tmp_path / "run"
+    command("train", "--env", "deep-sea-treasure-badscale", *QUICK, "--out", run)
+    command("evaluate", run, "--episodes", 1, "--stochastic")
+    returns = json.loads((run / "evaluation.json").read_text())["returns"]
+    assert returns["treasure"]["mean"] > 0
+    capsys.readouterr()
+    assert command("record", run, "--stochastic", "--out", tmp_path / "sea.gif") == 0
+    assert f"treasure {returns['treasure']['mean']:,.2f}  time {returns['time']['mean']:,.2f}" in capsys.readouterr().out
+
+
+def test_rewards_out_of_infos(tmp_path, capsys, short_episodes):
+    run = tmp_path / "run"
+    assert command("train", "--env", "Pendulum", "--reward-terms", "swing=reward,cost=-reward", *QUICK, "--out", run) == 0
+    short_episodes("Pendulum-v1", 12)
+    capsys.readouterr()
+    assert command("record", run, "--out", tmp_path / "swing.gif") == 0
+    swing, cost = capsys.readouterr().out.partition("swing ")[2].split("\n")[0].split("  cost ")
+    assert float(swing) == -float(cost) != 0
+
+
 def test_several_episodes_one_after_the_other(tmp_path, capsys):
     run = tmp_path / "run"
     command("train", "--env", "fruit-tree", *QUICK, "--out", run)  # episodes of 6 steps

@@ -7,7 +7,7 @@ import mo_gymnasium  # noqa: F401  (registers its ids)
 import pytest
 import torch
 
-from dibs_rl.envs import SPECS, EnvSpec, _choose_backend, make, objective_names, resolve_id
+from dibs_rl.envs import SPECS, EnvSpec, _choose_backend, make, objective_names, registry, resolve_id
 from dibs_rl.errors import UserError
 
 INSTALLED = sorted(env_id for env_id, spec in SPECS.items() if spec.installed)
@@ -97,7 +97,7 @@ def test_a_bare_name_is_its_newest_version():
 
 
 def test_versions_are_compared_as_numbers():
-    assert resolve_id("robot", ["robot-v9", "robot-v10", "robot-v2", "robot-arm-v11"]) == "robot-v10"
+    assert registry._newest("robot", ["robot-v9", "robot-v10", "robot-v2", "robot-arm-v11"]) == "robot-v10"
 
 
 @pytest.mark.parametrize("env_id", [*SPECS, "CartPole-v1"])

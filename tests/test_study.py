@@ -226,6 +226,21 @@ def test_the_badly_scaled_suite_and_reward_terms_in_a_study(tmp_path):
         assert {**to_plain(config), "threads": 2, "workers": 0} == to_plain(job.config)
 
 
+def test_a_studys_own_settings_say_which_rewards_there_are(tmp_path):
+    file = tmp_path / "mine.yaml"
+    terms = {"forward": "reward_forward", "energy": "reward_ctrl"}
+    settings = {"envs": ["HalfCheetah-v5"], "arms": ["dibs"], "conditions": ["energy-x2"], "settings": {"reward_terms": terms}}
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    _, jobs = read_jobs(BenchmarkConfig(str(file)))
+    assert {job.config.reward_terms for job in jobs} == {"forward=reward_forward,energy=reward_ctrl"}
+    file.write_text(yaml.safe_dump({**settings, "settings": {}, "arms": {"mine": {"reward_terms": terms}}}))
+    with pytest.raises(UserError, match="scalar reward"):
+        read_jobs(BenchmarkConfig(str(file)))
+    file.write_text(yaml.safe_dump({**settings, "arms": {"mine": {"reward_terms": "a=reward"}}}))
+    with pytest.raises(UserError, match="reward_terms belongs to an environment"):
+        read_jobs(BenchmarkConfig(str(file)))
+
+
 def test_the_record_grows_and_holds_against_other_settings(tmp_path):
     def study(**settings):
         return resolved(validated_study({"envs": list(OBJECTIVES), **settings}, "the test"), OBJECTIVES)

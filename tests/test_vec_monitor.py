@@ -68,7 +68,9 @@ def test_scalar_learners_see_their_own_return_and_each_objectives():
 
 def test_vector_rewards_pass_and_are_counted():
     env = MOVecMonitor(vector())
-    for _, info, (scalar, _) in play(env, 20):
+    ends = list(play(env, 20))
+    assert len(ends) == env.episode_count == 6 + 4
+    for _, info, (scalar, _) in ends:
         assert info["episode"]["r"] == pytest.approx(scalar, rel=1e-5)
         assert info["episode"]["return/effort"] == pytest.approx(scalar[1], rel=1e-5)
 

@@ -4,12 +4,14 @@ import functools
 
 import numpy as np
 import pytest
+import torch
 from fake_envs import PointEnv, point_envs
 from mo_gymnasium.wrappers import LinearReward
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from dibs_rl.agents import DiBSPPO
+from dibs_rl.agents.policies import RunningNorm
 from dibs_rl.envs import MOVecNormalize, as_vector_env, make, normalization_of
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import map_obs
@@ -208,3 +210,13 @@ def test_it_may_wrap_what_is_made_by_id():
 def test_an_epsilon_is_refused():
     with pytest.raises(UserError, match="leave it out"):
         MOVecNormalize(worlds(), epsilon=1e-8)
+
+
+def test_an_entry_that_hardly_varies_is_only_centred():
+    """Its standard deviation may be one that float32 does not hold."""
+    norm = RunningNorm((2,))
+    obs = torch.zeros(4_096, 2)
+    obs[0, 0] = 1e-45
+    norm.absorb(obs)
+    assert norm.variance[0] > 0
+    assert norm(obs).isfinite().all()

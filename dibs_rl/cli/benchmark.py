@@ -95,7 +95,7 @@ def read_jobs(flags: BenchmarkConfig) -> tuple[Study, list[Job]]:
     study = studies.validated_study({**settings, **_given(flags, settings, source)}, source)
     over = flags.trainings.overrides
     study = dataclasses.replace(study, envs={resolve_id(env): {**(own or {}), **over} for env, own in study.envs.items()})
-    objectives = {env: objectives_of(env, own or {}) for env, own in study.envs.items()}
+    objectives = {env: objectives_of(env, {**study.settings, **(own or {})}) for env, own in study.envs.items()}
     study = studies.resolved(study, objectives)
     jobs = studies.jobs_of(study, objectives)
     for job in jobs:

@@ -18,6 +18,7 @@ from dibs_rl.cli.model import load_model
 from dibs_rl.config import Count, RunConfig, Seed
 from dibs_rl.envs import MultiTask, as_vector_env, task_ids
 from dibs_rl.envs.rendering import drawing_factory
+from dibs_rl.envs.reward_terms import parse_terms
 from dibs_rl.evaluation import Policy
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.vec_env import VectorRewardVecEnv
@@ -80,7 +81,7 @@ def _drawing_env(config: RunConfig, seed: int) -> VectorRewardVecEnv:
         factories = {name: drawing_factory(env_id) for name, env_id in tasks.items()}
         env = MultiTask(factories, len(tasks), pad=config.pad_tasks)
     else:
-        env = as_vector_env(drawing_factory(config.env))
+        env = as_vector_env(drawing_factory(config.env, parse_terms(config.reward_terms)))
     env.seed(seed)
     return env
 
@@ -114,7 +115,9 @@ class Film:
         step = 0
         while any(reel.episodes_left for reel in self._reels):
             actions, _ = self._model.predict(obs, deterministic=self._deterministic)
-            obs, rewards, dones, _ = self._env.step(actions)
+            obs, _, dones, _ = self._env.step(actions)
+            assert self._env.counted is not None  # for the type checker: a step has been made
+            rewards = self._env.counted.numpy()  # before any transform, as everywhere that a person looks
             step += 1
             wanted = step % self._every == 0
             ended = [reel.add(rewards[i], dones[i], wanted) for i, reel in enumerate(self._reels)]
