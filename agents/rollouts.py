@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dibs_rl import ranks, sync
 from dibs_rl.agents.checks import check_objectives, check_observations, check_rewards
-from dibs_rl.agents.engines import Engine, engine_of, no_look
+from dibs_rl.agents.engines import Engine, engine_of
 from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.policies import VectorCritic
 from dibs_rl.agents.side_by_side import torch_threads
@@ -94,7 +94,7 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
         return True
 
     def _reset_noise(self, n: int) -> None:
-        with no_look(self.device):
+        with sync.no_look(self.device):
             self.policy.reset_noise(n)
 
     def _act(self, engine: Engine, obs: Obs, buffer: VectorRolloutBuffer) -> tuple[Tensor, Tensor]:
