@@ -9,6 +9,16 @@ from dibs_rl.errors import NonFiniteError
 from dibs_rl.vec_env import Obs
 
 
+def all_finite(*tensors: Tensor) -> bool:
+    """Whether all numbers of tensors on one device are finite, by one look."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
+
+def obs_parts(obs: Obs) -> list[Tensor]:
+    """The tensors that observations are made of."""
+    return list(obs.values()) if isinstance(obs, dict) else [obs]
+
+
 def check_rewards(rewards: Tensor, objectives: Sequence[str], first_step: int) -> None:
     """Looks through rewards `[T, n, m]`.
 
@@ -36,7 +46,7 @@ def check_observations(obs: Obs, step: int) -> None:
     Raises:
         NonFiniteError: If an entry is NaN or infinite; it names environment and step.
     """
-    for part in obs.values() if isinstance(obs, dict) else [obs]:
+    for part in obs_parts(obs):
         finite = torch.isfinite(part)
         if not finite.all():
             bad = int((~finite.reshape(len(part), -1).all(dim=1)).nonzero()[0])
@@ -66,5 +76,5 @@ def check_parameters(policy: nn.Module, steps: int) -> None:
     """
     log_std = getattr(policy, "log_std", None)
     std = [log_std.exp()] if isinstance(log_std, Tensor) else []
-    if not torch.stack([torch.isfinite(part).all() for part in (*std, *policy.parameters())]).all():
+    if not all_finite(*std, *policy.parameters()):
         raise NonFiniteError(f"Training has diverged: a parameter is not finite after {steps} steps.")
