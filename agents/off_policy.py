@@ -128,6 +128,7 @@ class VectorOffPolicy(VectorLearner, OffPolicyAlgorithm):
         step = env.step_tensors(self._inside_action_space(actions.view(-1, *(self.action_space.shape or ()))))
         if looks:
             check_rewards(step.reward.unsqueeze(0), self.objectives, number)
+            check_observations(step.final_obs, number + 1)  # before it is stored
         self.replay_buffer.add_outcome(step, env.active)
         self.num_timesteps += env.num_envs
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
@@ -135,7 +136,6 @@ class VectorOffPolicy(VectorLearner, OffPolicyAlgorithm):
         new_obs, rewards, dones, infos = step.obs, step.reward, as_array(ended), env.lazy_infos(step)
         self._note_successes(env)
         if looks and dones.any():
-            check_observations(step.final_obs, number + 1)
             self._note_endings(env)
         callback.update_locals(locals())
         go_on = callback.on_step()
