@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,20 @@ def quick_step(optimizer: Optimizer) -> Step:
         move(found_inf=mask)
 
     return step
+
+
+def fused_adam(parameter: Tensor, lr: float) -> Adam:
+    """Adam for one parameter, which counts its steps where the parameter is: the plain one may look there for the count.
+
+    It stays so if the state of a plain one is loaded.
+    """
+
+    def fused(_: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        return {**state, "param_groups": [{**group, "fused": True} for group in state["param_groups"]]}
+
+    optimizer = Adam([parameter], lr=lr, fused=True)
+    optimizer.register_load_state_dict_pre_hook(fused)
+    return optimizer
 
 
 def _step_unless(optimizer: Optimizer, mask: Tensor | None = None) -> None:

@@ -5,7 +5,8 @@ taken between what policies *do*, never between parameters, which mean nothing u
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from gymnasium import spaces
@@ -18,7 +19,7 @@ from stable_baselines3.common.distributions import (
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import Tensor
 
-from dibs_rl import ranks
+from dibs_rl import ranks, sync
 from dibs_rl.buffers import chunks
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs
@@ -64,7 +65,10 @@ class Anchors:
             )
         device = torch.device(device)
         self.policies = {name: _on(device, policies[name]) for name in objectives}
-        self._measure = _box_gaps if isinstance(action_space, spaces.Box) else _hellinger_gaps
+        self._measure: Callable[[BasePolicy, Sequence[BasePolicy], Obs], Tensor] = _hellinger_gaps
+        if isinstance(action_space, spaces.Box):
+            edges = action_space.low, action_space.high
+            self._measure = partial(_box_gaps, [torch.as_tensor(e, dtype=torch.float64, device=device) for e in edges])
 
     @torch.no_grad()
     def distances(self, policy: BasePolicy, obs: Obs, active: Tensor | None = None) -> Tensor:
@@ -82,7 +86,8 @@ class Anchors:
             Distances `[m]`, float64: 0 for the same behaviour; at most 2 for Box actions and 1 for categories.
         """
         anchors = list(self.policies.values())
-        squares = torch.cat([self._measure(policy, anchors, part) for part in chunks(obs)])
+        with sync.no_look(policy.device):
+            squares = torch.cat([self._measure(policy, anchors, part) for part in chunks(obs)])
         if active is None:
             return ranks.mean(squares.mean(dim=0)).sqrt()
         total = ranks.mean(torch.where(active, squares, 0.0).sum(dim=0))
@@ -94,20 +99,18 @@ def _on(device: torch.device, policy: BasePolicy) -> BasePolicy:
     return policy if policy.device == device else copy.deepcopy(policy).to(device)
 
 
-def _box_gaps(policy: BasePolicy, anchors: Sequence[BasePolicy], obs: Obs) -> Tensor:
-    """Mean squared differences of the entries of deterministic actions, `[b, m]`."""
-    own = _box_actions(policy, obs)
-    return torch.stack([(_box_actions(anchor, obs) - own).square().mean(dim=1) for anchor in anchors], dim=1)
+def _box_gaps(edges: Sequence[Tensor], policy: BasePolicy, anchors: Sequence[BasePolicy], obs: Obs) -> Tensor:
+    """Mean squared differences of the entries of deterministic actions, `[b, m]`; `edges`: least and greatest action."""
+    own = _box_actions(policy, obs, edges)
+    return torch.stack([(_box_actions(anchor, obs, edges) - own).square().mean(dim=1) for anchor in anchors], dim=1)
 
 
-def _box_actions(policy: BasePolicy, obs: Obs) -> Tensor:
+def _box_actions(policy: BasePolicy, obs: Obs, edges: Sequence[Tensor]) -> Tensor:
     """Deterministic actions as the environment takes them, from -1 to 1 over the action range, `[b, ...]`, float64."""
-    space = policy.action_space
-    assert isinstance(space, spaces.Box)
-    actions = policy._predict(obs, deterministic=True).double().reshape(-1, *space.shape)
+    low, high = edges
+    actions = policy._predict(obs, deterministic=True).double().reshape(-1, *low.shape)
     if policy.squash_output:
         return actions.flatten(1)
-    low, high = (torch.as_tensor(edge, dtype=torch.float64, device=actions.device) for edge in (space.low, space.high))
     return (2 * (actions.clamp(low, high) - low) / (high - low) - 1).flatten(1)
 
 

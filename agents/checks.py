@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from dibs_rl.errors import NonFiniteError, UserError
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv
 
+_REMEDY = "; go on from a checkpoint, or begin anew, with a lower learning rate"
+
 
 def check_same_objectives(objectives: Sequence[str], env: VectorRewardVecEnv) -> None:
     """Raises a UserError if an environment has not the objectives of a model."""
@@ -16,6 +18,16 @@ def check_same_objectives(objectives: Sequence[str], env: VectorRewardVecEnv) ->
             f"The model was made for the objectives {', '.join(objectives)}; the environment has {', '.join(env.objectives)}: "
             "give it one that has the same in the same order, or make a new model."
         )
+
+
+def all_finite(*tensors: Tensor) -> bool:
+    """Whether all numbers of tensors on one device are finite, by one look."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
+
+def obs_parts(obs: Obs) -> list[Tensor]:
+    """The tensors that observations are made of."""
+    return list(obs.values()) if isinstance(obs, dict) else [obs]
 
 
 def check_rewards(rewards: Tensor, objectives: Sequence[str], first_step: int) -> None:
@@ -45,7 +57,7 @@ def check_observations(obs: Obs, step: int) -> None:
     Raises:
         NonFiniteError: If an entry is NaN or infinite; it names environment and step.
     """
-    for part in obs.values() if isinstance(obs, dict) else [obs]:
+    for part in obs_parts(obs):
         finite = torch.isfinite(part)
         if not finite.all():
             bad = int((~finite.reshape(len(part), -1).all(dim=1)).nonzero()[0])
@@ -67,6 +79,12 @@ def check_objectives(values: Tensor, objectives: Sequence[str], what: str) -> No
         raise NonFiniteError(f"{what} of {names} is not finite.")
 
 
+def check_log_probs(log_probs: Tensor) -> None:
+    """Raises a NonFiniteError if a log probability of an action just taken is NaN or infinite."""
+    if not log_probs.isfinite().all():
+        raise NonFiniteError(f"Log probabilities of actions are not finite: training has diverged{_REMEDY}.")
+
+
 def check_parameters(policy: nn.Module, steps: int) -> None:
     """Looks through a policy's parameters, and the standard deviation that one of them stands for.
 
@@ -75,8 +93,5 @@ def check_parameters(policy: nn.Module, steps: int) -> None:
     """
     log_std = getattr(policy, "log_std", None)
     std = [log_std.exp()] if isinstance(log_std, Tensor) else []
-    if not torch.stack([torch.isfinite(part).all() for part in (*std, *policy.parameters())]).all():
-        raise NonFiniteError(
-            f"Training has diverged: a parameter is not finite after {steps} steps; go on from a checkpoint, or begin anew, "
-            "with a lower learning rate."
-        )
+    if not all_finite(*std, *policy.parameters()):
+        raise NonFiniteError(f"Training has diverged: a parameter is not finite after {steps} steps{_REMEDY}.")

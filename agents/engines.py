@@ -4,13 +4,10 @@ Both engines have one contract, `Engine`, and the same numbers up to rounding; `
 each rollout and each update: it takes the observation statistics as they stand.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from dibs_rl import sync
 from dibs_rl.agents.perceptron_engine import PerceptronEngine, is_ordinary, is_small
@@ -94,29 +91,18 @@ class AutogradEngine:
     @torch.no_grad()
     def act(self, inputs: Obs) -> tuple[Tensor, Tensor]:
         """See `Engine`."""
-        with no_look(self._policy.device):
+        with sync.no_look(self._policy.device):
             return self._policy.act(inputs)
 
     def evaluate(self, inputs: Obs, actions: Tensor) -> "AutogradEvaluation":
         """See `Engine`."""
-        with no_look(self._policy.device):
+        with sync.no_look(self._policy.device):
             log_prob, entropy = self._policy.log_prob_and_entropy(inputs, actions)
         return AutogradEvaluation(log_prob, entropy.mean(), self._policy.policy_parameters())
 
     def values(self, inputs: Obs) -> "AutogradValues":
         """See `Engine`."""
         return AutogradValues(self._policy.normalised_values(inputs), self._policy.value_parameters())
-
-
-@contextmanager
-def no_look(device: torch.device) -> Iterator[None]:
-    """Keeps torch's distributions from looking whether their numbers are sound, where that would wait for the device."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(before and not sync.waits(device))
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
 
 
 class AutogradEvaluation:

@@ -3,6 +3,7 @@
 import pickle
 import zipfile
 from collections import defaultdict, deque
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
+from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import should_collect_more_steps
 from torch import Tensor
 
-from dibs_rl import ranks
-from dibs_rl.agents.checks import check_observations, check_rewards
+from dibs_rl import ranks, sync
+from dibs_rl.agents.checks import all_finite, check_observations, check_rewards, obs_parts
 from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.records import Log
 from dibs_rl.envs import as_vector_env
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
+from dibs_rl.lazy import as_array
 from dibs_rl.replay import VectorReplayBuffer
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
 
@@ -80,68 +82,101 @@ class VectorOffPolicy(VectorLearner, OffPolicyAlgorithm):
         learning_starts: int = 0,
         log_interval: int | None = None,
     ) -> RolloutReturn:
-        """Takes `train_freq` steps of every world into the buffer; a callback may stop it."""
+        """Takes `train_freq` steps of every world into the buffer; a callback may stop it.
+
+        Where that would wait for a GPU nothing is looked at before the last step, unless the next one depends on which
+        episodes ended, or a callback looks.
+        """
         self.policy.set_training_mode(False)
-        steps, first_episode, go_on = 0, self._episode_num, True
+        looks = not sync.waits(env.device) or train_freq.unit is TrainFrequencyUnit.EPISODE or self.action_noise is not None
+        first_episode, go_on = self._episode_num, True
+        done: list[Tensor] = []
         if self.use_sde:
-            self.actor.reset_noise(env.num_envs)  # type: ignore[operator]
+            self._reset_noise(env.num_envs)
         callback.on_rollout_start()
         obs = self._to_device(self._last_obs)
-        while go_on and should_collect_more_steps(train_freq, steps, self._episode_num - first_episode):
-            if self.use_sde and self.sde_sample_freq > 0 and steps % self.sde_sample_freq == 0:
-                self.actor.reset_noise(env.num_envs)  # type: ignore[operator]
-            obs, go_on = self._step_worlds(obs, env, callback, log_interval)
-            steps += 1
+        while go_on and should_collect_more_steps(train_freq, len(done), self._episode_num - first_episode):
+            if self.use_sde and self.sde_sample_freq > 0 and len(done) % self.sde_sample_freq == 0:
+                self._reset_noise(env.num_envs)
+            obs, ended, go_on = self._step_worlds(obs, env, callback, looks)
+            done.append(ended)
+            if looks:
+                self._count_episodes(ended, log_interval)
         self._last_obs = map_obs(torch.clone, obs)  # a step's tensors are only lent
+        if not looks:
+            self._check_newest(len(done))
+            self._note_endings(env)
+            self._count_episodes(torch.stack(done), log_interval)
         if go_on:
             callback.on_rollout_end()
-        return RolloutReturn(steps * env.num_envs, self._episode_num - first_episode, go_on)
+        return RolloutReturn(len(done) * env.num_envs, self._episode_num - first_episode, go_on)
 
-    def _step_worlds(
-        self, obs: Obs, env: VectorRewardVecEnv, callback: BaseCallback, log_interval: int | None
-    ) -> tuple[Obs, bool]:
-        """Acts, steps and stores once; the next observations, and False if a callback stopped it.
+    def _reset_noise(self, n: int) -> None:
+        with sync.no_look(self.device):
+            self.actor.reset_noise(n)  # type: ignore[operator]
 
-        Callbacks see its local variables under SB3's names.
+    def _step_worlds(self, obs: Obs, env: VectorRewardVecEnv, callback: BaseCallback, looks: bool) -> tuple[Obs, Tensor, bool]:
+        """Acts, steps and stores once; the next observations, which episodes ended, and False if a callback stopped it.
+
+        `looks`: check the numbers and keep what the ended episodes were. Callbacks see its local variables under SB3's names.
         """
-        check_observations(obs, self.num_timesteps // env.num_envs)
+        number = self.num_timesteps // env.num_envs
+        if looks:
+            check_observations(obs, number)
         actions = self._choose_actions(obs, env.num_envs)
         self.replay_buffer.add_decision(obs, actions)
         step = env.step_tensors(self._inside_action_space(actions.view(-1, *(self.action_space.shape or ()))))
-        check_rewards(step.reward.unsqueeze(0), self.objectives, self.num_timesteps // env.num_envs)
+        if looks:
+            check_rewards(step.reward.unsqueeze(0), self.objectives, number)
+            check_observations(step.final_obs, number + 1)  # before it is stored
         self.replay_buffer.add_outcome(step, env.active)
         self.num_timesteps += env.num_envs
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        new_obs, rewards, dones, infos = step.obs, step.reward, step.done.cpu().numpy(), env.lazy_infos(step)
-        if dones.any():
-            check_observations(step.final_obs, self.num_timesteps // env.num_envs)
-            self._note_successes(env)
+        ended = step.done
+        new_obs, rewards, dones, infos = step.obs, step.reward, as_array(ended), env.lazy_infos(step)
+        self._note_successes(env)
+        if looks and dones.any():
             self._note_endings(env)
         callback.update_locals(locals())
         go_on = callback.on_step()
-        self._count_episodes(np.flatnonzero(dones), log_interval)
-        return self._to_device(new_obs), go_on
+        return self._to_device(new_obs), ended, go_on
+
+    def _check_newest(self, steps: int) -> None:
+        """Looks at once through what the last steps have stored; they are forgotten where a number is not finite."""
+        obs, _, rewards, next_obs, *_ = self.replay_buffer.newest(steps)
+        if all_finite(rewards, *obs_parts(obs), *obs_parts(next_obs)):
+            return
+        self.replay_buffer.forget(steps)
+        rewards = rewards.unflatten(0, (-1, self.n_envs))
+        number = self.num_timesteps // self.n_envs - len(rewards)
+        for t in range(len(rewards)):
+            at = slice(t * self.n_envs, (t + 1) * self.n_envs)
+            check_observations(map_obs(itemgetter(at), obs), number + t)
+            check_rewards(rewards[t : t + 1], self.objectives, number + t)
+            check_observations(map_obs(itemgetter(at), next_obs), number + t + 1)
 
     @torch.no_grad()
     def _choose_actions(self, obs: Obs, n: int) -> Tensor:
         """Actions `[n, a]`, each entry scaled to [-1, 1]: uniform ones at first, then the policy's."""
         if self.num_timesteps < self.learning_starts and not (self.use_sde and self.use_sde_at_warmup):
             drawn = self.policy.scale_action(np.stack([self.action_space.sample() for _ in range(n)]))
-            actions = torch.as_tensor(drawn, device=self.device).flatten(1)
+            actions = sync.send(torch.as_tensor(drawn), self.device).flatten(1)
         else:
-            actions = self.actor(obs)
+            with sync.no_look(self.device):
+                actions = self.actor(obs)
         if self.action_noise is None:
             return actions
         noise = np.asarray(self.action_noise(), dtype=np.float32)
-        return (actions + torch.as_tensor(noise, device=self.device).reshape(n, -1)).clamp(-1, 1)
+        return (actions + sync.send(torch.as_tensor(noise), self.device).reshape(n, -1)).clamp(-1, 1)
 
-    def _count_episodes(self, ended: np.ndarray, log_interval: int | None) -> None:
-        """Counts the episodes of the worlds that ended one, and writes the log after every `log_interval`-th."""
-        if not len(ended):
+    def _count_episodes(self, done: Tensor, log_interval: int | None) -> None:
+        """Counts the episodes that ended, in one step `[n]` or several `[T, n]`, and logs after every `log_interval`-th."""
+        ended = done.nonzero()[:, -1].tolist()
+        if not ended:
             return
         before, self._episode_num = self._episode_num, self._episode_num + len(ended)
         if isinstance(self.action_noise, VectorizedActionNoise):
-            self.action_noise.reset(ended.tolist())
+            self.action_noise.reset(ended)
         elif self.action_noise is not None:
             self.action_noise.reset()
         if log_interval is not None and before // log_interval != self._episode_num // log_interval:

@@ -7,6 +7,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
 from dibs_rl import sync
+from dibs_rl.agents.checks import check_log_probs
 from dibs_rl.agents.heads import CategoricalHead, GaussianHead, Head
 from dibs_rl.agents.policies import MlpPolicy, NormalisedExtractor, VectorCritic, is_vector
 from dibs_rl.gradients import flat_gradient
@@ -49,8 +50,8 @@ class PerceptronEngine:
         actions = head.sample()
         log_prob = head.log_prob(actions)
         actions = actions.reshape((-1, *(self._policy.action_space.shape or ())))
-        if not sync.waits(log_prob.device) and not log_prob.isfinite().all():
-            raise ValueError("The policy's log probabilities are not finite.")
+        if not sync.waits(log_prob.device):
+            check_log_probs(log_prob)
         return actions, log_prob
 
     @torch.no_grad()

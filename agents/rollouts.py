@@ -8,8 +8,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
 from dibs_rl import ranks, sync
-from dibs_rl.agents.checks import check_objectives, check_observations, check_rewards
-from dibs_rl.agents.engines import Engine, engine_of, no_look
+from dibs_rl.agents.checks import check_log_probs, check_objectives, check_observations, check_rewards
+from dibs_rl.agents.engines import Engine, engine_of
 from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.policies import VectorCritic
 from dibs_rl.agents.side_by_side import torch_threads
@@ -94,7 +94,7 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
         return True
 
     def _reset_noise(self, n: int) -> None:
-        with no_look(self.device):
+        with sync.no_look(self.device):
             self.policy.reset_noise(n)
 
     def _act(self, engine: Engine, obs: Obs, buffer: VectorRolloutBuffer) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,7 @@ class VectorRollouts(VectorLearner, OnPolicyAlgorithm):
             t = int((~buffer.log_probs.isfinite()).any(dim=1).nonzero()[0])
             check_rewards(buffer.rewards[:t], self.objectives, first_step)
             check_observations(map_obs(lambda stored: stored[t], buffer.obs), first_step + t)
-            raise ValueError("The policy's log probabilities are not finite.")
+            check_log_probs(buffer.log_probs)
         self._check_rewards(buffer)
 
     @property

@@ -8,6 +8,8 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac import SAC
 from torch import Tensor
 
+from dibs_rl import sync
+from dibs_rl.agents.adam import fused_adam
 from dibs_rl.agents.checks import check_parameters
 from dibs_rl.agents.off_policy import VectorOffPolicy
 from dibs_rl.agents.records import Log
@@ -70,17 +72,23 @@ class DiBSSAC(VectorOffPolicy, SAC):
                 "MultiInputPolicy, or put the mixin dibs_rl.agents.sac_policies.VectorSAC before its bases."
             )
         super()._setup_model()
+        if self.log_ent_coef is not None and sync.waits(self.device):
+            self.ent_coef_optimizer = fused_adam(self.log_ent_coef, self.lr_schedule(1))
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Takes gradient steps on batches of the replay buffer; none before it holds as much as before the first one."""
+        """Takes gradient steps on batches of the replay buffer; none before it holds as much as before the first one.
+
+        On a GPU nothing waits for it before the last step is taken.
+        """
         if len(self.replay_buffer) < min(self.learning_starts, self.replay_buffer.capacity):
             return  # a resumed run's buffer may be empty
         self.policy.set_training_mode(True)
         temperature = [self.ent_coef_optimizer] if self.ent_coef_optimizer is not None else []
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, *temperature])
         try:
-            for step in range(gradient_steps):
-                self._update(self.replay_buffer.sample(batch_size), described=step == 0)
+            with sync.no_look(self.device):
+                for step in range(gradient_steps):
+                    self._update(self.replay_buffer.sample(batch_size), described=step == 0)
         except ValueError:  # torch's distributions and the combiners refuse what is not finite; the cause comes first
             check_parameters(self.policy, self.num_timesteps)
             raise

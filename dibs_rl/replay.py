@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from dibs_rl import sync
 from dibs_rl.buffers import observation_storage, rows
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, Step, map_obs
@@ -92,13 +93,23 @@ class VectorReplayBuffer:
 
     def sample(self, size: int) -> Transitions:
         """Draws transitions at random, with replacement, by numpy's global generator, as SB3's buffers do."""
-        index = torch.from_numpy(np.random.randint(0, self._size, size=size)).to(self.device)
+        index = sync.send(torch.from_numpy(np.random.randint(0, self._size, size=size)), self.device)
         return self._map(lambda stored: rows(stored, index))
+
+    def newest(self, steps: int) -> Transitions:
+        """Copies of the last steps of all worlds, oldest first; of as many steps as it still holds."""
+        size = min(steps * self.n_envs, self._size)
+        order = torch.arange(self._pos - size, self._pos, device=self.device) % self.capacity
+        return self._map(lambda stored: rows(stored, order))
+
+    def forget(self, steps: int) -> None:
+        """Takes the last steps of all worlds out again; what had made room for them does not come back."""
+        size = min(steps * self.n_envs, self._size)
+        self._size, self._pos = self._size - size, (self._pos - size) % self.capacity
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored, oldest first, as tensors."""
-        order = torch.arange(self._pos - self._size, self._pos, device=self.device) % self.capacity
-        return self._map(lambda stored: rows(stored, order))._asdict()
+        return self.newest(self._size // self.n_envs)._asdict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes the newest transitions of another buffer, as many as fit; its worlds may have been more or fewer.

@@ -4,10 +4,12 @@ So what is learnt there is not looked at on the way: what depends on it is a mas
 update is over. On the processor a look costs nothing, and saves the work that it shows to be needless.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 
 def waits(device: torch.device) -> bool:
@@ -34,3 +36,14 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
         # Pinned memory, since a copy from any other holds the host up; torch uses it again when the copy is done.
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+@contextmanager
+def no_look(device: torch.device) -> Iterator[None]:
+    """Keeps torch's distributions from looking whether their numbers are sound, where that would wait for the device."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(before and not waits(device))
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -69,15 +70,20 @@ def no_sync():
         yield
 
 
+def guarded_parts(model):
+    """Names of the methods in which nothing waits: of a rollout's steps, or of each of them, and of an update."""
+    return ("_fill" if isinstance(model, OnPolicyAlgorithm) else "_step_worlds", "_update")
+
+
 def guard(model):
     """Lets a learner's steps and updates run under `no_sync`; returns how often each did."""
-    counts = {"_fill": 0, "_update": 0}
+    counts = dict.fromkeys(guarded_parts(model), 0)
 
     def guarded(name, original):
-        def call(*args):
+        def call(*args, **kwargs):
             counts[name] += 1
             with no_sync():
-                return original(*args)
+                return original(*args, **kwargs)
 
         return call
 

@@ -51,6 +51,18 @@ def test_it_keeps_the_newest(steps):
     assert_same(stored(buffer), everything[-12:])
 
 
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_the_newest_steps_are_read_and_forgotten(steps):
+    """Across the end of the storage too; what is added next takes their place."""
+    buffer = make_buffer()
+    everything = fill(buffer, 6)[-12:]
+    assert_same(list(zip(*buffer.newest(steps)[:5], strict=True)), everything[-3 * steps :])
+    buffer.forget(steps)
+    assert_same(stored(buffer), everything[: -3 * steps])
+    everything = everything[: -3 * steps] + fill(buffer, 2, start=9)
+    assert_same(stored(buffer), everything[-12:])
+
+
 def test_capacity_is_a_whole_number_of_steps():
     assert make_buffer(size=13).capacity == 12
     assert make_buffer(size=1).capacity == 3

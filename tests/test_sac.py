@@ -391,8 +391,10 @@ def test_numbers_that_are_not_finite_are_named():
         def _observe(self):
             return super()._observe() * (np.nan if self.total_steps >= 5 else 1.0)
 
+    model = make(envs=[PointEnv, Lost])
     with pytest.raises(NonFiniteError, match="observation of environment 1 is not finite before its step 5"):
-        make(envs=[PointEnv, Lost]).learn(64)
+        model.learn(64)
+    assert all(part.isfinite().all() for part in model.replay_buffer.state_dict().values() if part is not None)
     with pytest.raises(NonFiniteError, match="'reward_0' is nan in environment 2 at its step 20"):
         make(envs=[*point_envs(2), lambda: PointEnv(poison=21)]).learn(100)
     with pytest.raises(NonFiniteError, match=r"diverged|gradient of each objective must be finite"):

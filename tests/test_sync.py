@@ -7,15 +7,17 @@ they must be those of the processor. What of this a real GPU must confirm, by to
 import numpy as np
 import pytest
 import torch
+from fake_envs import point_envs
 from fake_simulators import LENGTHS, Simulator
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
-from sync_guard import HostSync, guard, no_sync
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from sync_guard import HostSync, guard, guarded_parts, no_sync
 from torch import nn
 from torch.testing import assert_close
 
 from dibs_rl import DiBS, combined_backward, dibs_weights, sync
-from dibs_rl.agents import DiBSA2C, DiBSPPO
+from dibs_rl.agents import DiBSA2C, DiBSPPO, DiBSSAC
 from dibs_rl.agents.adam import quick_step
 from dibs_rl.agents.persistence import Snapshot
 from dibs_rl.envs import TensorVecEnvAdapter, make
@@ -67,9 +69,17 @@ class SplitTasks(TensorVecEnvAdapter):
         self.active[N // 2 :, 0] = False
 
 
+def anchors(kind, adapter, simulator):
+    """A policy that each objective would like best, of a learner of this kind."""
+    return {name: kind("MlpPolicy", adapter(simulator()), seed=i).policy for i, name in enumerate(simulator.objectives)}
+
+
 PPO = {"n_steps": PERIOD, "batch_size": 16, "n_epochs": 3, "learning_rate": 3e-3}
+UPDATES = 6  # of SAC, behind each rollout
+SAC = {"train_freq": PERIOD, "gradient_steps": UPDATES, "learning_starts": PERIOD * N - 1, "batch_size": 32}
+SAC["policy_kwargs"] = {"net_arch": [16, 16]}
 ADAPTED, SIMULATOR = TensorVecEnvAdapter, BranchlessSimulator
-CASES = {
+ON_POLICY = {
     "perceptrons": (DiBSPPO, ADAPTED, SIMULATOR, PPO),
     "every-minibatch": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "bargain_every": "minibatch", "ent_coef": 0.01}),
     "preference": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "preference": [3.0, 1.0], "bargain_every": "rollout"}),
@@ -79,8 +89,21 @@ CASES = {
     "tasks": (DiBSPPO, SplitTasks, SIMULATOR, PPO),
     "tasks-every-minibatch": (DiBSPPO, SplitTasks, SIMULATOR, {**PPO, "bargain_every": "minibatch"}),
     "sde": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "use_sde": True, "sde_sample_freq": 4}),
+    "anchored": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "anchors": anchors}),
+    "anchored-choices": (DiBSPPO, ADAPTED, DiscreteSimulator, {**PPO, "anchors": anchors}),
     "a2c": (DiBSA2C, ADAPTED, SIMULATOR, {"n_steps": PERIOD}),
 }
+OFF_POLICY = {
+    "sac": (DiBSSAC, ADAPTED, SIMULATOR, SAC),
+    "sac-sde": (DiBSSAC, ADAPTED, SIMULATOR, {**SAC, "use_sde": True, "sde_sample_freq": 4}),
+    "sac-preference": (DiBSSAC, ADAPTED, SIMULATOR, {**SAC, "preference": [3.0, 1.0]}),
+    "sac-weighted-sum": (DiBSSAC, ADAPTED, SIMULATOR, {**SAC, "combiner": "weighted-sum", "preference": [3.0, 1.0]}),
+    "sac-normalised-sum": (DiBSSAC, ADAPTED, SIMULATOR, {**SAC, "combiner": "norm-sum"}),
+    "sac-anchored": (DiBSSAC, ADAPTED, SIMULATOR, {**SAC, "anchors": anchors}),
+    "sac-temperature": (DiBSSAC, ADAPTED, SIMULATOR, {**SAC, "ent_coef": 0.2}),
+    "sac-tasks": (DiBSSAC, SplitTasks, SIMULATOR, SAC),
+}
+CASES = ON_POLICY | OFF_POLICY
 
 
 ORDER = torch.from_numpy(np.random.RandomState(0).permutation(np.arange(PERIOD * N)))
@@ -100,17 +123,22 @@ def _one_order(monkeypatch):
 
 
 def learner(kind, adapter, simulator, settings, device="cpu"):
+    settings = {key: value(kind, adapter, simulator) if value is anchors else value for key, value in settings.items()}
     return kind("MlpPolicy", adapter(simulator(device)), seed=0, device=device, **settings)
 
 
 def learnt(model, guarded=False):
     """Parameters, buffers, last log, and the episodes; what is made once is made in the first rollout and update."""
-    model.learn(PERIOD * N)
+    model.learn(PERIOD * N, log_interval=None)
     counts = guard(model) if guarded else {}
-    model.learn(2 * PERIOD * N, reset_num_timesteps=False)
-    assert not guarded or counts == {"_fill": 2, "_update": 2}
+    model.learn(2 * PERIOD * N, log_interval=None, reset_num_timesteps=False)
+    off_policy = isinstance(model, DiBSSAC)
+    if off_policy:
+        model._record_updates(model._log)
+    assert not guarded or tuple(counts.values()) == ((2 * PERIOD, 2 * UPDATES) if off_policy else (2, 2))
     log = {key: value for key, value in model.logger.name_to_value.items() if not key.startswith("time/")}
     state = [*model.policy.parameters(), *model.policy.buffers()]
+    state += [model.log_ent_coef] if off_policy and model.log_ent_coef is not None else []
     endings = [(episode["r"].tolist(), episode["l"]) for episode in model.ep_info_buffer]
     return [part.detach().clone() for part in state], log, endings
 
@@ -207,10 +235,11 @@ class Asking(BaseCallback):
         return True
 
 
-def test_a_callback_that_asks_is_told(request):
+@pytest.mark.parametrize("case", ["perceptrons", "sac"])
+def test_a_callback_that_asks_is_told(case, request):
     def run():
         asking = Asking()
-        model = learner(*CASES["perceptrons"])
+        model = learner(*CASES[case])
         model.learn(2 * PERIOD * N, callback=[asking, StopTrainingOnMaxEpisodes(3)])
         return asking.seen, model.num_timesteps, len(model.ep_info_buffer)
 
@@ -299,8 +328,9 @@ def test_of_a_gradient_that_is_not_finite_comes_no_direction(bad, anchored, requ
     assert weight.grad is None
 
 
+@pytest.mark.parametrize("case", ["perceptrons", "sac"])
 @pytest.mark.parametrize(("broken", "where"), [("reward", 3), ("observation", 4)])
-def test_a_number_that_is_not_finite_is_found_after_the_rollout(broken, where, as_on_a_gpu):
+def test_a_number_that_is_not_finite_is_found_after_the_rollout(case, broken, where, as_on_a_gpu):
     class Broken(BranchlessSimulator):
         steps = 0
 
@@ -311,16 +341,64 @@ def test_a_number_that_is_not_finite_is_found_after_the_rollout(broken, where, a
                 (reward if broken == "reward" else self.obs)[2, -1] = torch.nan
             return reward, *ends
 
+    kind, adapter, _, settings = CASES[case]
+    model = learner(kind, adapter, Broken, settings)
     with pytest.raises(NonFiniteError, match=rf"{broken}.*environment 2 .*step {where}"):
-        learner(DiBSPPO, TensorVecEnvAdapter, Broken, PPO).learn(PERIOD * N)
+        model.learn(PERIOD * N)
+    assert kind is DiBSPPO or not len(model.replay_buffer)  # nothing of that rollout is learnt from later
 
 
-def test_a_divergence_is_found_after_the_update(as_on_a_gpu):
-    model = learner(*CASES["perceptrons"]).learn(PERIOD * N)
+@pytest.mark.parametrize("case", ["perceptrons", "sac"])
+def test_a_divergence_is_found_after_the_update(case, as_on_a_gpu):
+    model = learner(*CASES[case]).learn(PERIOD * N)
     with torch.no_grad():
-        model.policy.action_net.weight[0, 0] = torch.nan
+        (model.actor.mu if case == "sac" else model.policy.action_net).weight[0, 0] = torch.nan
     with pytest.raises(NonFiniteError, match="diverged"):
-        model.train()
+        model.train(*[2] * (case == "sac"))
+
+
+@pytest.mark.parametrize("train_freq", [1, 5])
+def test_episodes_are_counted_and_logged_after_each_rollout(train_freq, request):
+    """With a rollout of one step, as on the processor; with more, when it is over."""
+
+    def run():
+        model = learner(*OFF_POLICY["sac"][:3], {**SAC, "train_freq": train_freq})
+        found = []
+        model.dump_logs = lambda: found.append((model.num_timesteps, model._episode_num, len(model.ep_info_buffer)))
+        model.learn(30 * N, log_interval=3)
+        return found, model._episode_num
+
+    expected, episodes = run()
+    request.getfixturevalue("as_on_a_gpu")
+    logs, found = run()
+    assert found == episodes > 20
+    assert logs == expected if train_freq == 1 else all(steps % (train_freq * N) == 0 for steps, *_ in logs)
+
+
+@pytest.mark.parametrize(
+    ("worlds", "settings"),
+    [(4, {"action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(2), np.ones(2))}), (1, {"train_freq": (2, "episode")})],
+)
+def test_ends_of_episodes_are_looked_at_where_the_next_step_depends_on_them(worlds, settings, request):
+    def run():
+        small = {**SAC, "learning_starts": 20, "seed": 0, "device": "cpu", **settings}
+        model = DiBSSAC("MlpPolicy", point_envs(worlds, length=7), **small).learn(160)
+        return [*model.policy.parameters()], model._episode_num, model._n_updates
+
+    expected, *counts = run()
+    request.getfixturevalue("as_on_a_gpu")
+    found, *found_counts = run()
+    assert found_counts == counts
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_temperature_from_the_processor_is_tuned_without_a_look(tmp_path, request):
+    learner(*OFF_POLICY["sac"]).learn(PERIOD * N).save(tmp_path / "model.zip")
+    request.getfixturevalue("as_on_a_gpu")
+    model = DiBSSAC.load(tmp_path / "model.zip", env=ADAPTED(SIMULATOR()), device="cpu")
+    (count,) = (state["step"] for state in model.ent_coef_optimizer.state.values())
+    learnt(model, guarded=True)
+    assert count == 4 * UPDATES  # the same tensor, counted on
 
 
 @pytest.mark.skipif(not batch_installed(), reason="mujoco.batch came with MuJoCo 3.17")
@@ -341,7 +419,7 @@ def test_training_on_warp_does_not_wait(as_on_a_gpu):
     assert learnt(model, guarded=True)[2]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ON_POLICY)
 def test_a_copy_to_go_back_to_is_made_without_a_look(case, as_on_a_gpu):
     """And is not touched by what is learnt then."""
     model = learner(*CASES[case]).learn(PERIOD * N)
@@ -358,10 +436,10 @@ def test_a_copy_to_go_back_to_is_made_without_a_look(case, as_on_a_gpu):
 def strictly(call):
     """The call, in which torch refuses to wait."""
 
-    def refusing(*args):
+    def refusing(*args, **kwargs):
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return call(*args)
+            return call(*args, **kwargs)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -374,9 +452,12 @@ def test_on_a_gpu_nothing_waits(case):
     """By torch's own account; the first rollout and update make what is made once."""
     model = learner(*CASES[case], device="cuda")
     model.learn(PERIOD * N)
-    for name in ("_fill", "_update"):
+    for name in guarded_parts(model):
         setattr(model, name, strictly(getattr(model, name)))
-    strictly(Snapshot)(model)
+    if case in ON_POLICY:
+        strictly(Snapshot)(model)
+    else:
+        model.replay_buffer.sample = strictly(model.replay_buffer.sample)
     model.learn(2 * PERIOD * N, reset_num_timesteps=False)
     assert len(model.ep_info_buffer) > 20
 
