@@ -18,7 +18,7 @@ from pathlib import Path
 from dibs_rl.cli.front_results import measures, write_picture
 from dibs_rl.errors import UserError
 from dibs_rl.files import read_json
-from dibs_rl.front_folder import FrontPolicy, by_seed, read_front
+from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, read_front
 from dibs_rl.reporting.tables import shown
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.statistics import estimate, mean
@@ -73,7 +73,7 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True) 
     again = Counter(labels)
     found = []
     for folder, summary, label in zip(folders, said, labels, strict=True):
-        policies = [policy for policy in read_front(folder) if experts or not policy.is_expert]
+        policies = flagged([policy for policy in read_front(folder) if experts or not policy.is_expert])
         costs = [RunFolder(folder / policy.folder).cost() for policy in policies if not policy.is_expert]
         found.append(
             Front(

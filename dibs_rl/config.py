@@ -45,7 +45,8 @@ class RunConfig:
     preference: str = ""
     """Positive weights on the objectives, in order or by name: 3,1 or forward=3,energy=1. Equal if not given."""
     anchors: str = ""
-    """For DiBS's anchored game: the folder of the experts, or auto for those of this environment, which are trained first."""
+    """For DiBS's anchored game: the folder of the experts, or auto for those of this environment, which are trained first,
+    with the steps that are shipped for it; 'dibs-rl experts' trains them with others."""
     start_from: str = ""
     """Folder of a run whose networks the training begins with, statistics included. Steps begin at 0, optimisers anew."""
     transform: str = ""

@@ -110,7 +110,8 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.config_file.is_file():
-            raise UserError(f"{path} is not a run folder: it has no config.yaml.")
+            runs = f"; it is a study's, whose runs are {path / '*/*/*/seed*'}" if (path / "study.yaml").is_file() else ""
+            raise UserError(f"{path} is not a run folder: it has no config.yaml{runs}.")
         return folder
 
     def config(self) -> Any:

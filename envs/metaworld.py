@@ -27,6 +27,7 @@ _MT10 = (
     "window-open",
     "window-close",
 )
+INSTALL = "pip install 'dibs-rl[metaworld]', in an environment of its own, since it brings MuJoCo 3.3.0"
 MT10 = {task: f"metaworld-{task}-v3" for task in _MT10}
 """Ids of the ten tasks by their names."""
 
@@ -61,17 +62,19 @@ class MetaWorldTask(gym.Wrapper):
         return obs, reward, terminated, truncated, {**info, "is_success": self._reached}
 
 
+def metaworld_installed() -> bool:
+    """Whether the package is there."""
+    return importlib.util.find_spec("metaworld") is not None
+
+
 def make_task(task: str, render_mode: str | None = None) -> gym.Env:
     """One environment of a task, under Meta-World's own name.
 
     Raises:
         UserError: If `metaworld` is not installed.
     """
-    if importlib.util.find_spec("metaworld") is None:
-        raise UserError(
-            f"{task} needs the package metaworld, which is not installed: pip install 'dibs-rl[metaworld]', in an environment "
-            "of its own, since it brings MuJoCo 3.3.0."
-        )
+    if not metaworld_installed():
+        raise UserError(f"{task} needs the package metaworld, which is not installed: {INSTALL}.")
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     return MetaWorldTask(ALL_V3_ENVIRONMENTS[task](render_mode=render_mode), _goals(task))

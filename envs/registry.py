@@ -72,7 +72,7 @@ _NO_COST = {  # variants without the objective of energy, which goes into the ot
     "ant": "with -4..0 of energy and +1 alive in each",
 }
 _LANDER = {"landing": "+-100, once", "shaping": "-10..10", "main_fuel": "-1..0", "side_fuel": "-1..0"}
-_MINECART = {"ore_1": "0..1.5 an episode, sparse", "ore_2": "0..1.5 an episode, sparse", "fuel": "-220..-20 an episode"}
+_MINECART = {"ore_1": "0..1.5 an episode, sparse", "ore_2": "0..1.5 an episode, sparse", "fuel": "-0.22..-0.02"}
 _CONCAVE = {"treasure": "1..124, once", "time": "-1"}
 _HIGHWAY = {"speed": "0..1", "right_lane": "0..1", "collision": "-1, rare"}
 _NEEDS_BOX2D: dict[str, Any] = {"needs": "Box2D", "install": "pip install 'dibs-rl[box2d]'"}

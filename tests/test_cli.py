@@ -421,5 +421,22 @@ def test_help_and_list(capsys):
     assert "evaluate" in capsys.readouterr().out
     assert command("train", "--help") == 0
     assert "--bargain-every" in capsys.readouterr().out
-    assert command("envs", "--match", "lunar") == 0
+    assert command("envs", "--match", "Lunar") == 0
     assert "landing" in capsys.readouterr().out
+
+
+def test_a_run_that_is_evaluated_by_sampled_actions_is_so_later_too(tmp_path, capsys):
+    """As a study's random policy is: its most likely actions are not random."""
+    run = tmp_path / "run"
+    command("train", *QUICK, "--steps", 0, "--eval-stochastic", "--eval-episodes", 3, "--out", run)
+    command("evaluate", run, "--episodes", 3)
+    assert "stochastic episodes" in capsys.readouterr().out.split("Evaluation:")[0].rsplit("return over", 1)[1]
+    found, again = (json.loads((run / f"{name}.json").read_text()) for name in ("result", "evaluation"))
+    assert found["returns"] == again["returns"]
+    assert again["deterministic"] is False
+
+
+def test_the_folder_of_a_study_is_said_to_be_one(tmp_path, capsys):
+    (tmp_path / "study.yaml").touch()
+    assert command("evaluate", tmp_path) == 2
+    assert "a study's, whose runs are" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 from fake_studies import write_result, write_run
 
 from dibs_rl.by_objective import parse_preference
+from dibs_rl.cli import front_results
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.envs import SPECS
 from dibs_rl.errors import UserError
@@ -257,3 +258,14 @@ def test_a_picture_for_any_number_of_objectives(m, panels, seeds):
     said = [text.get_text() for text in legend.get_texts()]
     assert said[-2:] == ["nondominated", "dominated"]
     assert ("seed 2" in said) == (seeds == 3)
+
+
+def test_colours_say_which_preferences_led_where():
+    """Where one seed has one front; a plane of two objectives shows that itself."""
+    names = ("a", "b", "c")
+    weights = [(0.8, 0.1, 0.1), (0.1, 0.1, 0.8), (0.45, 0.45, 0.1), (0.1, 0.2, 0.7)]
+    policies = [FrontPolicy(dict(zip(names, w, strict=True)), 0, {}, {}, str(i)) for i, w in enumerate(weights)]
+    found = {label: [one.folder for one in own] for label, own in front_results._groups(policies).items()}
+    assert found == {"most weight on a": ["0"], "most weight on c": ["1", "3"], "most weight on a and b": ["2"]}
+    seeds = [dataclasses.replace(one, seed=int(one.folder) % 2) for one in policies]
+    assert list(front_results._groups(seeds)) == ["seed 0", "seed 1"]

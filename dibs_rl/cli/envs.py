@@ -15,6 +15,7 @@ from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.probe import probe_environment
 from dibs_rl.config import RunConfig, Seed
 from dibs_rl.envs import BADSCALE, SPECS, EnvSpec, resolve_id
+from dibs_rl.envs.metaworld import INSTALL, metaworld_installed
 from dibs_rl.envs.registry import TASK_SETS
 from dibs_rl.errors import UserError, did_you_mean
 
@@ -65,9 +66,11 @@ def _listed(match: str) -> dict[str, dict[str, Any]]:
     for env_id, variant in BADSCALE.items():
         note = f"{variant.base} with {variant.transform}: {variant.reason}"
         found[env_id] = _of_spec(SPECS[variant.base], {}, note)  # the scales are the base's, but for what the note says
+    missing = "" if metaworld_installed() else f"not installed: {INSTALL}"  # Meta-World's is the only set there is
     for set_id, tasks in TASK_SETS.items():
-        found[set_id] = {"objectives": list(tasks), "scales": {}, "note": "each objective is a task of its own", "missing": ""}
-    listed = {env_id: found[env_id] for env_id in sorted(found) if match in env_id}
+        own = {"objectives": list(tasks), "scales": {}, "note": "each objective is a task of its own"}
+        found[set_id] = {**own, "missing": missing}
+    listed = {env_id: found[env_id] for env_id in sorted(found) if match.lower() in env_id.lower()}
     if not listed:
         raise UserError(f"No id has {match!r} in it.{did_you_mean(match, found)} 'dibs-rl envs' lists them all.")
     return listed

@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     device = choose_device(flags.device, model.observation_space)
     if device != "cpu":
         model = load_model(config, file, None, device)
-    deterministic = not flags.stochastic
+    deterministic = not (flags.stochastic or config.eval_stochastic)
     result = evaluate_and_print(config, model, flags.episodes, seed=flags.seed, deterministic=deterministic)
     write_json(folder.evaluation_file, result)
     print_line(f"Evaluation: {folder.evaluation_file}")

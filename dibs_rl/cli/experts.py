@@ -79,7 +79,7 @@ def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
         return 0, folder
     with contextlib.closing(make_launcher(TrainingFlags(jobs=flags.jobs), folder)) as launcher:
         studies.record(study, folder)
-        code = run_jobs(f"{study.name} in {folder}", jobs, folder, launcher)
+        code = run_jobs(f"{study.name}, {facts['steps']:,} steps each, in {folder}", jobs, folder, launcher)
     if code == 0:
         models = {job.arm.removeprefix(arms.EXPERT): RunFolder(folder / job.path).model_file for job in jobs}
         write_experts(folder, models, facts)

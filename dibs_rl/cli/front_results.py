@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +16,7 @@ from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write, write_json
 from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, front_file, points, read_result, write_front
 from dibs_rl.front_study import FrontPlan
-from dibs_rl.metrics import front_measures, nondominated, utility_weights, weight_control
+from dibs_rl.metrics import front_measures, utility_weights, weight_control
 from dibs_rl.reporting.figures import png
 from dibs_rl.reporting.front_picture import FrontPoints, front_figure
 from dibs_rl.statistics import estimate, mean
@@ -43,9 +44,21 @@ def conclude(plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence
     summary = _summary(plan, root, measure, policies, steps)
     write_front(root, policies)
     write_json(root / "front.json", summary)
-    groups = {f"seed {seed}": own for seed, own in by_seed(policies).items()}
-    write_picture(root / "front.png", plan.name, plan.env, summary["gamma"], groups)
+    write_picture(root / "front.png", plan.name, plan.env, summary["gamma"], _groups(policies))
     _print(plan, root, summary)
+
+
+def _groups(policies: Sequence[FrontPolicy]) -> dict[str, list[FrontPolicy]]:
+    """Policies as they are coloured: by seed; of a single one, where no plane shows all objectives at once, by preference."""
+    of_seeds = {f"seed {seed}": own for seed, own in by_seed(policies).items()}
+    if len(of_seeds) > 1 or len(policies[0].preference) == 2:
+        return of_seeds
+    groups: dict[str, list[FrontPolicy]] = {f"most weight on {name}": [] for name in policies[0].preference}
+    for policy in policies:
+        most = max(policy.preference.values())
+        heaviest = [name for name, weight in policy.preference.items() if weight == most]
+        groups.setdefault(f"most weight on {' and '.join(heaviest)}", []).append(policy)
+    return {label: own for label, own in groups.items() if own}
 
 
 def _summary(
@@ -92,7 +105,7 @@ def measures(policies: Sequence[FrontPolicy], reference: Mapping[str, float]) ->
 
 
 def write_picture(file: Path, heading: str, env: str, gamma: float, groups: Mapping[str, Sequence[FrontPolicy]]) -> None:
-    """Draws policies; pale are those that another one of their group dominates.
+    """Draws policies; pale are those that are not marked as nondominated.
 
     Args:
         file: A PNG file.
@@ -102,7 +115,7 @@ def write_picture(file: Path, heading: str, env: str, gamma: float, groups: Mapp
         groups: Policies of one environment by label, a colour for each.
     """
     base, names = base_and_transform(env)[0], next(iter(groups.values()))[0].discounted
-    drawn = {label: FrontPoints(points(own), nondominated(points(own))) for label, own in groups.items()}
+    drawn = {label: FrontPoints(points(own), np.array([one.nondominated for one in own])) for label, own in groups.items()}
     discount = f"discounted by {gamma:g}" if gamma < 1 else "undiscounted"
     title = f"{heading}\nreturn of an episode, {discount}"
     with atomic_write(file) as stream:

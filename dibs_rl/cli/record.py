@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
     print_line(f"Recording {out}; a step of an episode may take a tenth of a second to draw.")
     env = _drawing_env(config, SEED_OFFSET + config.seed if flags.seed is None else flags.seed)
     try:
-        film = Film(model, env, flags.episodes, deterministic=not flags.stochastic)
+        film = Film(model, env, flags.episodes, deterministic=not (flags.stochastic or config.eval_stochastic))
         with torch.no_grad():
             number = write_video(out, _with_progress(film.pictures()), film.rate)
     finally:

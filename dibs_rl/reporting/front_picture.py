@@ -24,7 +24,7 @@ class FrontPoints:
 
     Attributes:
         returns: `[k, m]`.
-        nondominated: Which of them are not dominated by others here, `[k]` bool.
+        nondominated: Which of them no other one of their front dominates, `[k]` bool.
     """
 
     returns: np.ndarray
@@ -73,7 +73,7 @@ def _draw_plane(panel: Axes, group: FrontPoints, pair: Sequence[int], look: Look
         x, y = group.returns[chosen][:, list(pair)].T
         panel.plot(x, y, color=look.colour, linestyle="none", marker=look.marker, markersize=5, alpha=alpha)
     if is_whole:
-        edge = group.returns[group.nondominated]
+        edge = front(group.returns)
         x, y = edge[np.argsort(edge[:, 0])].T
         panel.plot(x, y, color=look.colour, drawstyle="steps-pre", linewidth=1, alpha=0.5)
 
