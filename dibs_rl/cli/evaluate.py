@@ -36,7 +36,7 @@ class EvaluateConfig:
     seed: Seed | None = None
     """Seed of the first world's first episode; 10000 + the run's seed if not given."""
     stochastic: bool = False
-    """Sample actions instead of taking the most likely one."""
+    """Sample actions instead of taking the most likely one; without it, as the run's own evaluation does."""
     device: str = "auto"
     """Where the networks live: cpu, cuda or auto."""
 

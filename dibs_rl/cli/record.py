@@ -41,7 +41,7 @@ class RecordConfig:
     seed: Seed | None = None
     """Seed of the first episode; 10000 + the run's seed if not given, as in evaluate."""
     stochastic: bool = False
-    """Sample actions instead of taking the most likely one."""
+    """Sample actions instead of taking the most likely one; without it, as the run's own evaluation does."""
 
 
 def run(arguments: list[str]) -> int:
