@@ -35,8 +35,7 @@ def test_every_measure_measures(gpu, monkeypatch):
     robot, way, worlds, *rates, physics, policy, update, memory = bench.speed("mo-halfcheetah-v5", "warp", 8)
     assert (robot, way, worlds, memory) == ("mo-halfcheetah-v5", "warp", 8, None)
     assert all(rate > 0 for rate in rates)
-    assert rates[2] < rates[1] < rates[0]  # training is rollouts and more, rollouts are physics and more
-    assert 0.5 < physics + policy + update < 1.001
+    assert physics + policy + update < 1.001  # parts of one time, none of them within another
     assert min(physics, policy, update) > 0
     # Warp takes seconds to be made ready on a processor: once is enough.
     made, closed = [], []
