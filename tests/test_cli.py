@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import yaml
 
+from dibs_rl import run_folder
 from dibs_rl.cli.main import main
 from dibs_rl.config import ALGORITHMS
 from dibs_rl.envs import resolve_id
@@ -440,3 +442,9 @@ def test_the_folder_of_a_study_is_said_to_be_one(tmp_path, capsys):
     (tmp_path / "study.yaml").touch()
     assert command("evaluate", tmp_path) == 2
     assert "a study's, whose runs are" in capsys.readouterr().err
+
+
+def test_runs_that_begin_at_once_have_folders_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: run_folder._make_numbered(tmp_path / "run"), range(8)))
+    assert {path.name for path in made} == {"run", *(f"run-{i}" for i in range(2, 9))}

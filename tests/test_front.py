@@ -139,6 +139,7 @@ def test_published_measures_and_ones_own():
     least = unknown.reference_for([{"forward": 3, "energy": -1}, {"forward": 1, "energy": 5}])
     assert least == {"forward": 1, "energy": -1}
     assert "comparable with no other front" in unknown.source
+    assert yardstick("minecart-v0", ("ore", "fuel")).reference is None  # reward terms of one's own
 
 
 @pytest.mark.parametrize(
