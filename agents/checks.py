@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dibs_rl.errors import NonFiniteError, UserError
-from dibs_rl.vec_env import Obs, VectorRewardVecEnv
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv, obs_parts
 
 _REMEDY = "; go on from a checkpoint, or begin anew, with a lower learning rate"
 
@@ -23,11 +23,6 @@ def check_same_objectives(objectives: Sequence[str], env: VectorRewardVecEnv) ->
 def all_finite(*tensors: Tensor) -> bool:
     """Whether all numbers of tensors on one device are finite, by one look."""
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
-
-
-def obs_parts(obs: Obs) -> list[Tensor]:
-    """The tensors that observations are made of."""
-    return list(obs.values()) if isinstance(obs, dict) else [obs]
 
 
 def check_rewards(rewards: Tensor, objectives: Sequence[str], first_step: int) -> None:

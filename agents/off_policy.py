@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import should_collect_more_steps
 from torch import Tensor
 
 from dibs_rl import ranks, sync
-from dibs_rl.agents.checks import all_finite, check_observations, check_rewards, obs_parts
+from dibs_rl.agents.checks import all_finite, check_observations, check_rewards
 from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.agents.records import Log
 from dibs_rl.envs import as_vector_env
@@ -26,7 +26,7 @@ from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
 from dibs_rl.lazy import as_array
 from dibs_rl.replay import VectorReplayBuffer
-from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
+from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs, obs_parts
 
 _AVERAGED = 1000  # updates that a logged value is the mean of, at most
 

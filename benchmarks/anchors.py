@@ -166,18 +166,8 @@ def plan(flags: argparse.Namespace) -> list[Training]:
     steps = [] if flags.steps is None else ["--steps", str(flags.steps)]
     found = []
     for seed in flags.seeds:
-        words = [
-            "--env",
-            env_id,
-            "--seed",
-            str(seed),
-            "--threads",
-            "1",
-            "--workers",
-            str(int(env_id in TASKS)),
-            *steps,
-            *discount,
-        ]
+        words = ["--env", env_id, "--seed", str(seed), "--threads", "1", "--workers", str(int(env_id in TASKS))]
+        words += [*steps, *discount]
         whole = read_config(words).steps
         folders = {
             share: experts(flags, env_id, seed, share, whole // share)

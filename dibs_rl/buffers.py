@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dibs_rl import sync
-from dibs_rl.vec_env import Obs, Step, map_obs
+from dibs_rl.vec_env import Obs, Step, map_obs, obs_parts
 
 _CHUNK_ENTRIES = 2**24  # observation entries that go through a network at once: 64 MiB in float32
 
@@ -208,13 +208,12 @@ class Minibatches(Sequence[Minibatch]):
 
 def slices(obs: Obs) -> Iterator[slice]:
     """Cuts a batch of observations into slices whose networks' inputs fit in memory."""
-    size, samples = _samples_in_chunk(obs), len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+    size, samples = _samples_in_chunk(obs), len(obs_parts(obs)[0])
     return (slice(start, start + size) for start in range(0, samples, size))
 
 
 def _samples_in_chunk(obs: Obs) -> int:
-    parts = list(obs.values()) if isinstance(obs, dict) else [obs]
-    return max(1, _CHUNK_ENTRIES // max(1, sum(part[:1].numel() for part in parts)))
+    return max(1, _CHUNK_ENTRIES // max(1, sum(part[:1].numel() for part in obs_parts(obs))))
 
 
 def chunks(obs: Obs) -> Iterator[Obs]:

@@ -13,6 +13,7 @@ from dibs_rl.by_objective import by_name
 from dibs_rl.config import RunConfig
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write, load_yaml, read_json, write_json
+from dibs_rl.new_folders import exists, made, made_numbered
 from dibs_rl.provenance import surroundings
 from dibs_rl.validation import to_plain, validated
 
@@ -56,11 +57,11 @@ class RunFolder:
         Raises:
             UserError: If `out` is given and holds a run or anything else, or cannot be made.
         """
-        name = f"{config.algo}-{config.combiner}-seed{config.seed}"
-        folder = cls(_make(config.out) if config.out else _make_numbered(Path("runs") / env_id.replace(":", "-") / name))
+        usual = Path("runs") / env_id.replace(":", "-") / f"{config.algo}-{config.combiner}-seed{config.seed}"
+        folder = cls(made(config.out, {_LOCK, _ERROR}) if config.out else made_numbered(usual))
         folder.lock()
         if folder.config_file.is_file():  # another process was faster
-            raise _exists(folder.path)
+            raise exists(folder.path)
         study = {"study": by_name(config.study, "study")} if config.study else {}
         folder._write_config(config, {**study, **facts, **surroundings()})
         return folder
@@ -217,48 +218,6 @@ class RunFolder:
 
     def _checkpoint_files(self) -> list[Path]:
         return sorted(p for p in self.checkpoints.glob("step_*.zip") if re.fullmatch(r"step_\d+\.zip", p.name))
-
-
-def _make(path: Path) -> Path:
-    """Makes the folder; takes one that exists only where a run was about to begin and did not."""
-    try:
-        return _make_new(path)
-    except FileExistsError:
-        if not path.is_dir() or not _is_left_over(path):
-            raise _exists(path) from None
-    return path
-
-
-def _make_new(path: Path) -> Path:
-    """Makes the folder; raises a FileExistsError where there is one."""
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise UserError(f"Cannot make the run folder {path}: {error.strerror}.") from None
-    return path
-
-
-def _is_left_over(path: Path) -> bool:
-    names = {entry.name for entry in path.iterdir()}
-    return bool(names) and names <= {_LOCK, _ERROR}
-
-
-def _exists(path: Path) -> UserError:
-    hint = f"go on with --resume {path}, or " if (path / "config.yaml").is_file() else ""
-    return UserError(f"{path} exists: {hint}choose another --out.")
-
-
-def _make_numbered(path: Path) -> Path:
-    """Makes the folder, or, where it exists, the folder with the first free number behind its name."""
-    number, free = 1, path
-    while True:
-        try:
-            return _make_new(free)
-        except FileExistsError:  # by now, or always
-            number += 1
-            free = path.with_name(f"{path.name}-{number}")
 
 
 def _is_whole(file: Path) -> bool:

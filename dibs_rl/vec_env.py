@@ -74,6 +74,11 @@ def map_obs(function: Callable[..., Any], *observations: Any) -> Any:
     return function(*observations)
 
 
+def obs_parts(obs: Obs) -> list[Tensor]:
+    """The tensors that observations are made of."""
+    return list(obs.values()) if isinstance(obs, dict) else [obs]
+
+
 class VectorRewardVecEnv(VecEnv):
     """Base of all vector-reward environments; a backend gives `_reset_worlds` and `_step_worlds`.
 

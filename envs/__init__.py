@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, 
 from dibs_rl.envs.badscale import BADSCALE, base_and_transform
 from dibs_rl.envs.batch_backend import BatchVecEnv, batch_installed
 from dibs_rl.envs.factories import factory_of
+from dibs_rl.envs.first_look import probe
 from dibs_rl.envs.gym_backend import GymVecEnv
 from dibs_rl.envs.gymnasium_adapter import GymnasiumVecEnvAdapter
 from dibs_rl.envs.gymnasium_vector import GymnasiumVectorEnv
@@ -27,7 +28,6 @@ from dibs_rl.envs.torch_tasks import TORCH_TASKS
 from dibs_rl.envs.vec_monitor import MOVecMonitor
 from dibs_rl.envs.vec_normalize import MOVecNormalize, normalization_of
 from dibs_rl.envs.warp_backend import WarpVecEnv, warp_installed
-from dibs_rl.envs.worlds import probe
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Step, VectorRewardVecEnv
 

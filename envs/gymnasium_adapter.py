@@ -9,10 +9,11 @@ from gymnasium import Wrapper
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
+from dibs_rl.envs.first_look import REWARD_KEY, check_first_action
 from dibs_rl.envs.registry import objective_names
 from dibs_rl.envs.sb3_adapter import SCALAR_ONLY
 from dibs_rl.envs.scaling import UNTRANSFORMED_KEY
-from dibs_rl.envs.worlds import REWARD_KEY, channels_first_space, check_first_action, has_wrapper, turn_images
+from dibs_rl.envs.worlds import channels_first_space, has_wrapper, turn_images
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
 

@@ -15,9 +15,11 @@ import torch
 from gymnasium import spaces
 
 from dibs_rl.envs.factories import factory_of
+from dibs_rl.envs.first_look import REWARD_KEY, first_reward, probe
 from dibs_rl.envs.gym_backend import GymVecEnv
 from dibs_rl.envs.registry import TASK_SETS, bare_name, resolve_id
-from dibs_rl.envs.worlds import REWARD_KEY, UNTRANSFORMED_KEY, EnvFactory, first_reward, probe
+from dibs_rl.envs.scaling import UNTRANSFORMED_KEY
+from dibs_rl.envs.worlds import EnvFactory
 from dibs_rl.errors import UserError
 
 

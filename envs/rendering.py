@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dibs_rl.envs.factories import factory_of
+from dibs_rl.envs.first_look import LastPicture
 from dibs_rl.envs.hush import without_display
-from dibs_rl.envs.worlds import EnvFactory, LastPicture
+from dibs_rl.envs.worlds import EnvFactory
 from dibs_rl.errors import UserError
 
 _MODE = "rgb_array"

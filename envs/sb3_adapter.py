@@ -9,9 +9,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from dibs_rl import sync
+from dibs_rl.envs.first_look import REWARD_KEY, check_first_action
 from dibs_rl.envs.registry import objective_names
 from dibs_rl.envs.scaling import UNTRANSFORMED_KEY
-from dibs_rl.envs.worlds import REWARD_KEY, check_first_action
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Endings, Obs, Step, VectorRewardVecEnv, map_obs
 

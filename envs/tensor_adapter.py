@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from dibs_rl.envs.worlds import check_first_action
+from dibs_rl.envs.first_look import check_first_action
 from dibs_rl.errors import UserError
 from dibs_rl.vec_env import Obs, Step, VectorRewardVecEnv, map_obs
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 import yaml
 
-from dibs_rl import run_folder
 from dibs_rl.cli.main import main
 from dibs_rl.config import ALGORITHMS
 from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write, load_yaml
+from dibs_rl.new_folders import made_numbered
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.shipped import CONFIGS
 from dibs_rl.study import STUDIES
@@ -446,5 +446,5 @@ def test_the_folder_of_a_study_is_said_to_be_one(tmp_path, capsys):
 
 def test_runs_that_begin_at_once_have_folders_of_their_own(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: run_folder._make_numbered(tmp_path / "run"), range(8)))
+        made = list(pool.map(lambda _: made_numbered(tmp_path / "run"), range(8)))
     assert {path.name for path in made} == {"run", *(f"run-{i}" for i in range(2, 9))}

@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 
 from dibs_rl.envs import GymVecEnv, make
-from dibs_rl.envs.worlds import probe
+from dibs_rl.envs.first_look import probe
 from dibs_rl.vec_env import map_obs
 
 # Worker processes cannot import a test module by name, so its classes travel by value.
