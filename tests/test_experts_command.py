@@ -12,6 +12,7 @@ from dibs_rl.cli.main import dispatch
 from dibs_rl.config import PPOConfig
 from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder
+from dibs_rl.shipped import shipped_file
 
 ENV = ["--env", "deep-sea-treasure"]
 TINY = ["--num-envs", "4", "--n-steps", "16", "--batch-size", "32", "--steps", "256", "--eval-episodes", "0", "--threads", "1"]
@@ -60,6 +61,16 @@ def test_experts_are_trained_once(experts, capsys):
 def test_other_experts_are_not_overwritten(experts):
     with pytest.raises(UserError, match="holds experts with steps 512, and not 1024"):
         dispatch(["experts", *ENV, "--steps", "1024", "--out", str(experts)])
+
+
+def test_experts_of_other_settings_are_not_taken_for_these(experts, monkeypatch, tmp_path):
+    """As when the settings that are shipped for an environment have changed since."""
+    there = shutil.copytree(experts, tmp_path / "experts")
+    shipped = tmp_path / "shipped.yaml"
+    shipped.write_text(shipped_file("ppo", "deep-sea-treasure-v0").read_text() + "gamma: 0.5\n")
+    monkeypatch.setattr("dibs_rl.study.shipped_file", lambda algo, env: shipped)
+    with pytest.raises(UserError, match=r"expert-\w+/seed0 is a run with gamma .*, and not 0.5: .* or move it away"):
+        dispatch(["experts", *ENV, "--steps", "512", "--out", str(there)])
 
 
 def test_anchors_train_and_resume(experts, tmp_path):

@@ -142,7 +142,7 @@ def check_against_runs(jobs: Sequence[Job], root: Path) -> None:
         if other:
             raise UserError(
                 f"{folder.path} is a run with {other[0]} {before.get(other[0])!r}, and not {now[other[0]]!r}: "
-                "choose another --out, or other names."
+                "choose another --out or other names, or move it away."
             )
 
 

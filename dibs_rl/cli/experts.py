@@ -10,7 +10,7 @@ from typing import Any
 from dibs_rl import arms
 from dibs_rl import study as studies
 from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
-from dibs_rl.cli.benchmark import objectives_of, run_jobs
+from dibs_rl.cli.benchmark import check_against_runs, objectives_of, run_jobs
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.model import choose_worlds_device, make_env
 from dibs_rl.cli.trainings import TrainingFlags, make_launcher
@@ -74,8 +74,11 @@ def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
     study, jobs = _study(env_id, flags)
     facts = _facts(env_id, _backend(jobs[0].config), jobs[0].config)
     folder = flags.out or _CACHE / env_id.replace(":", "-") / _name(facts)
-    if (folder / "experts.yaml").is_file():
+    finished = (folder / "experts.yaml").is_file()
+    if finished:
         _check(folder, facts)
+    check_against_runs(jobs, folder)  # the settings shipped for an environment may be others by now
+    if finished:
         return 0, folder
     with contextlib.closing(make_launcher(TrainingFlags(jobs=flags.jobs), folder)) as launcher:
         studies.record(study, folder)
