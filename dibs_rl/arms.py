@@ -41,9 +41,10 @@ def expand(given: Mapping[str, Mapping[str, Any] | None], objectives: Iterable[s
     known = list(dict.fromkeys(objectives))
     found: dict[str, dict[str, Any]] = {}
     if any(is_anchored(_said_by(name, known, bool(own)) | dict(own or {})) for name, own in given.items() if name != EXPERTS):
-        given = {EXPERTS: None, **given}  # first, since they are waited for
+        # First, since they are waited for; in the order that they are named in, since one may begin as another.
+        given = {**{name: own for name, own in given.items() if name.startswith(EXPERT)}, EXPERTS: None, **given}
     for name, settings in given.items():
-        names = [EXPERT + objective for objective in known] if name == EXPERTS else [name]
+        names = [name] if name != EXPERTS else [one for one in (EXPERT + what for what in known) if one not in given]
         for one in names:
             found[one] = {**_said_by(one, known, bool(settings)), **(settings or {})}
             if "combiner" in found[one]:

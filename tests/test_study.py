@@ -136,6 +136,17 @@ def test_an_arm_starts_from_another_one_of_its_environment_condition_and_seed():
         jobs(arms=dict(reversed(list(arms.items()))))
 
 
+def test_an_expert_begins_as_another_one_that_is_named_before_it():
+    """In whatever order the environment has its objectives."""
+    staged = {"dibs-anchored": None, "expert-energy": {"steps": 9}, "expert-forward": {"start_from": "expert-energy"}}
+    found = {job.arm: job for job in jobs(arms=staged) if job.env == "mo-halfcheetah-v5"}
+    assert OBJECTIVES["mo-halfcheetah-v5"] == ("forward", "energy")
+    assert list(found) == ["expert-energy", "expert-forward", "dibs-anchored"]
+    assert found["expert-forward"].start is found["expert-energy"]
+    assert found["expert-energy"].config.steps == 9
+    assert set(found["dibs-anchored"].after) == {found["expert-energy"], found["expert-forward"]}
+
+
 def test_arms_differ_in_their_own_settings_only():
     found = jobs(conditions=["energy-x1e3"], arms=["dibs-50", "norm-sum", "sb3-ppo", "mgda"], seeds=[3])
     cheetah = [to_plain(job.config) for job in found if job.env == "mo-halfcheetah-v5"]
