@@ -22,6 +22,7 @@ from torch import Tensor
 from dibs_rl import ranks, sync
 from dibs_rl.buffers import chunks
 from dibs_rl.errors import UserError
+from dibs_rl.units import positive_or_one
 from dibs_rl.vec_env import Obs
 
 
@@ -111,7 +112,7 @@ def _box_actions(policy: BasePolicy, obs: Obs, edges: Sequence[Tensor]) -> Tenso
     actions = policy._predict(obs, deterministic=True).double().reshape(-1, *low.shape)
     if policy.squash_output:
         return actions.flatten(1)
-    return (2 * (actions.clamp(low, high) - low) / (high - low) - 1).flatten(1)
+    return (2 * (actions.clamp(low, high) - low) / positive_or_one(high - low) - 1).flatten(1)
 
 
 def _hellinger_gaps(policy: BasePolicy, anchors: Sequence[BasePolicy], obs: Obs) -> Tensor:

@@ -45,26 +45,43 @@ def expert_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def has_experts(folder: Path) -> bool:
+    """Whether `write_experts` has been here."""
+    return (folder / _MANIFEST).is_file()
+
+
+def check_experts(folder: Path) -> dict[str, Path]:
+    """The model files of a folder of experts, by objective, each of which is the one that was trained.
+
+    Raises:
+        UserError: If it is no folder of experts, or a model is missing or another one.
+    """
+    models = {name: (folder / model["file"], model["sha256"]) for name, model in expert_facts(folder)["models"].items()}
+    for file, sha256 in models.values():
+        if not file.is_file():
+            raise UserError(f"The expert {file} is missing; make the experts anew under another folder.")
+        if _sha256(file) != sha256:
+            raise UserError(
+                f"The expert {file} is not the one that was trained: its hash differs from that in {_MANIFEST}; make the "
+                "experts anew under another folder."
+            )
+    return {name: file for name, (file, _) in models.items()}
+
+
 def read_experts(folder: Path) -> dict[str, BasePolicy]:
     """The policies of a folder of experts, by objective, on the CPU.
 
     Raises:
-        UserError: If it is no folder of experts, or a model is missing or not the one that was trained.
+        UserError: As `check_experts`, or if a file holds no policy of one of this package's learners.
     """
-    return {
-        name: _read_policy(folder / model["file"], model["sha256"]) for name, model in expert_facts(folder)["models"].items()
-    }
+    return {name: _read_policy(file) for name, file in check_experts(folder).items()}
 
 
-def _read_policy(file: Path, sha256: str) -> BasePolicy:
-    if not file.is_file():
-        raise UserError(f"The expert {file} is missing; make the experts anew under another folder.")
-    if _sha256(file) != sha256:
-        raise UserError(
-            f"The expert {file} is not the one that was trained: its hash differs from that in {_MANIFEST}; make the experts "
-            "anew under another folder."
-        )
-    data, parameters, _ = load_from_zip_file(file, device="cpu")
+def _read_policy(file: Path) -> BasePolicy:
+    try:
+        data, parameters, _ = load_from_zip_file(file, device="cpu")
+    except ValueError:  # Stable-Baselines3's word for a file that is no archive
+        raise UserError(f"The expert {file} is no model file; make the experts anew under another folder.") from None
     assert data is not None  # for the type checker: only a file without settings has none
     with torch.random.fork_rng(devices=[]):  # the random start of a network that is about to be overwritten
         policy: BasePolicy = data["policy_class"](

@@ -18,7 +18,7 @@ Variants:
     half         experts of half the training
     kl           distances by the Kullback-Leibler divergence from the expert, root of twice its mean, noise included
     from-expert  begins with the networks of the expert that the preference favours (the first one where all are equal)
-    noise-floor  the standard deviation of actions does not fall below 0.2 of half the range
+    noise-floor  no rollout begins with a standard deviation of actions below 0.2, in the actions' own units
 """
 
 import argparse
@@ -27,6 +27,7 @@ import dataclasses
 import itertools
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
@@ -52,6 +54,7 @@ from dibs_rl.cli.train_config import read_config
 from dibs_rl.config import RunConfig
 from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.envs.tasks import TASKS
+from dibs_rl.errors import UserError
 from dibs_rl.files import read_json, write_json
 from dibs_rl.metrics import hypervolume, weight_control
 from dibs_rl.reporting.tables import shown
@@ -82,7 +85,8 @@ class ByKL(Anchors):
     @torch.no_grad()
     def distances(self, policy: BasePolicy, obs: Obs, active: Tensor | None = None) -> Tensor:
         """Root of twice the mean divergence of an entry: for equal noise, root mean square differences in units of it."""
-        assert active is None, "one world has all objectives"
+        if active is not None:
+            raise UserError("The variant kl is for one task: all objectives are everywhere.")
         own = gaussian(policy, obs)
         gaps = [kl_divergence(own, gaussian(anchor, obs)).mean() for anchor in self.policies.values()]
         return (2 * torch.stack(gaps)).sqrt()
@@ -106,6 +110,8 @@ class NoiseFloor(BaseCallback):
 
 
 VARIANTS = ("local", "anchored", "frozen", "random", "half", "kl", "from-expert", "noise-floor")
+WITHOUT_EXPERTS = {"local", "random"}
+OF_NOISE = {"kl", "noise-floor"}
 ANCHORS: dict[str, type[Anchors]] = {"frozen": Frozen, "kl": ByKL}  # of all others, those that ship
 
 
@@ -156,33 +162,50 @@ def untrained(config: RunConfig, env: VectorRewardVecEnv, i: int) -> BasePolicy:
     return build_model(other_start, env, "cpu").policy
 
 
-def plan(flags: argparse.Namespace) -> list[Training]:
-    """All trainings, the first seed's first; trains the experts that are missing."""
-    env_id = resolve_id(flags.env)
-    with contextlib.closing(as_vector_env(env_id)) as env:
-        objectives = env.objectives
-    gamma = yardstick(env_id, objectives).gamma
+def check_variants(flags: argparse.Namespace) -> None:
+    """Raises a UserError if there is no such environment, or a variant is not for its actions."""
+    with contextlib.closing(as_vector_env(flags.env)) as env:
+        of_noise = sorted(OF_NOISE.intersection(flags.variants))
+        if of_noise and not isinstance(env.action_space, spaces.Box):
+            raise UserError(f"{of_noise[0]} is for Gaussian noise; the actions of {flags.env} are {env.action_space}.")
+
+
+def train_experts(flags: argparse.Namespace) -> dict[tuple[int, int], Path]:
+    """The folders of all experts, trained if they are not there yet, by seed and by what their steps are divided by."""
+    shares = {2 if variant == "half" else 1 for variant in flags.variants if variant not in WITHOUT_EXPERTS}
+    return {
+        (seed, share): experts(flags, seed, read_config(words_of(flags, seed)).steps // share)
+        for seed, share in itertools.product(flags.seeds, sorted(shares))
+    }
+
+
+def words_of(flags: argparse.Namespace, seed: int) -> list[str]:
+    """Flags of `dibs-rl train` that all trainings of a seed have."""
+    with contextlib.closing(as_vector_env(flags.env)) as env:
+        gamma = yardstick(flags.env, env.objectives).gamma
     discount = [] if gamma is None else ["--eval-gamma", str(gamma)]
     steps = [] if flags.steps is None else ["--steps", str(flags.steps)]
+    worker = str(int(flags.env in TASKS))
+    return ["--env", flags.env, "--seed", str(seed), "--threads", "1", "--workers", worker, *steps, *discount]
+
+
+def plan(flags: argparse.Namespace, folders: Mapping[tuple[int, int], Path]) -> list[Training]:
+    """All trainings, the first seed's first, with the experts in their folders."""
+    with contextlib.closing(as_vector_env(flags.env)) as env:
+        objectives = env.objectives
     found = []
     for seed in flags.seeds:
-        words = ["--env", env_id, "--seed", str(seed), "--threads", "1", "--workers", str(int(env_id in TASKS))]
-        words += [*steps, *discount]
-        whole = read_config(words).steps
-        folders = {
-            share: experts(flags, env_id, seed, share, whole // share)
-            for share in {2 if variant == "half" else 1 for variant in flags.variants if variant not in ("local", "random")}
-        }
+        words = words_of(flags, seed)
         for variant, preference in itertools.product(flags.variants, preferences(len(objectives))):
             weights = ",".join(f"{name}={weight:g}" for name, weight in zip(objectives, preference, strict=True))
             own = [*words, "--preference", weights]
-            if variant not in ("local", "random"):
-                folder = folders[2 if variant == "half" else 1]
+            if variant not in WITHOUT_EXPERTS:
+                folder = folders[seed, 2 if variant == "half" else 1]
                 own += ["--anchors", str(folder)]
                 if variant == "from-expert":
                     own += ["--start-from", str(run_of(folder, objectives[int(np.argmax(preference))]))]
             name = f"{variant}-p" + "-".join(f"{weight:g}" for weight in preference)
-            found.append(Training(variant, preference, read_config(own), flags.out / env_id / name / f"seed{seed}.json"))
+            found.append(Training(variant, preference, read_config(own), flags.out / flags.env / name / f"seed{seed}.json"))
     return found
 
 
@@ -196,10 +219,10 @@ def preferences(m: int) -> list[tuple[float, ...]]:
     return [(1.0,) * m, *(tuple(FAVOUR if i == j else 1.0 for j in range(m)) for i in range(m))]
 
 
-def experts(flags: argparse.Namespace, env_id: str, seed: int, share: int, steps: int) -> Path:
+def experts(flags: argparse.Namespace, seed: int, steps: int) -> Path:
     """The folder of the experts, trained if they are not there yet."""
-    folder = flags.out / "experts" / f"{env_id}-{steps}-seed{seed}"
-    code, folder = make_experts(ExpertsConfig(env=env_id, steps=steps, seed=seed, out=folder, jobs=flags.jobs))
+    folder = flags.out / "experts" / f"{flags.env}-{steps}-seed{seed}"
+    code, folder = make_experts(ExpertsConfig(env=flags.env, steps=steps, seed=seed, out=folder, jobs=flags.jobs))
     if code:
         raise SystemExit(code)
     return folder
@@ -273,9 +296,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/anchors"))
     flags = parser.parse_args()
-    trainings = plan(flags)
-    run_all(trainings, flags.jobs)
-    rows = table(trainings)
+    try:
+        flags.env = resolve_id(flags.env)
+        check_variants(flags)
+        trainings = plan(flags, train_experts(flags))
+        run_all(trainings, flags.jobs)
+        rows = table(trainings)
+    except UserError as error:
+        sys.exit(f"anchors.py: error: {error}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -40,6 +40,7 @@ from dibs_rl.envs import base_and_transform, resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import points, read_front, read_result
 from dibs_rl.front_study import FrontPlan
+from dibs_rl.preferences import lattice
 from dibs_rl.provenance import versions
 from dibs_rl.yardstick import yardstick
 
@@ -107,6 +108,9 @@ def read_contest(flags: argparse.Namespace) -> Contest:
     measure = yardstick(base_and_transform(env_id)[0], objectives)
     if measure.gamma is None or measure.reference is None:
         raise UserError(f"configs/fronts.yaml has no discount and reference point of {env_id}.")
+    if flags.points < len(objectives):
+        names = ", ".join(objectives)
+        raise UserError(f"--points is at least {len(objectives)}, one for each of {names}; found {flags.points}.")
     reference = tuple(measure.reference[name] for name in objectives)
     how = (flags.transform, int(flags.budget), flags.points, flags.refine, measure.gamma, reference, flags.episodes)
     contest = Contest(env_id, objectives, *how)
@@ -146,8 +150,10 @@ def run_missing(
 
 def front_steps(contest: Contest, arm: str) -> int:
     """Steps of each policy of a front, experts' among them."""
+    m = len(contest.objectives)
     own = arms.expand({arm: None}, contest.objectives)[arm]
-    return contest.budget // (contest.points + (len(contest.objectives) if arms.is_anchored(own) else 0))
+    policies = contest.points if contest.refine else len(lattice(m, contest.points))  # a lattice may have fewer
+    return contest.budget // (policies + (m if arms.is_anchored(own) else 0))
 
 
 def run_front(contest: Contest, arm: str, seed: int, settings: Mapping[str, Any], root: Path, jobs: int) -> int:

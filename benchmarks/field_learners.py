@@ -14,12 +14,13 @@ Their code is left as it is; its settings are its defaults but for the discount.
 
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
+from field_budget import PGMORL_SIZES, pgmorl_plan
 from field_worlds import Counter, SeenAsInTraining, Task, maker, normalisers, pooled_units
 from morl_baselines.common.evaluation import seed_everything
 from morl_baselines.common.pareto import ParetoArchive
@@ -29,9 +30,6 @@ from torch import Tensor
 
 from dibs_rl.errors import UserError
 
-_PGMORL = {"num_envs": 4, "pop_size": 6, "steps_per_iteration": 2048}  # its defaults
-_MOST_BETWEEN_CHOICES = 20  # its evolutionary_iterations
-_LEAST_POPULATION = 4  # it looks for so many neighbours
 _numbers = itertools.count()
 
 
@@ -85,26 +83,6 @@ class Archive(ParetoArchive):
             self.individuals[-1].units = pooled_units(self._norms)
 
 
-def pgmorl_plan(budget: int, settings: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
-    """How many steps PGMORL takes, and in which iterations: as its defaults divide 100 of them, 80 first and then 20.
-
-    Without it, PGMORL takes 100 iterations (4.9 million steps) at the least, and finishes the last 20 whatever the budget is.
-
-    Raises:
-        UserError: If the budget is less than two iterations, or the population smaller than what its prediction is made of.
-    """
-    sizes = {**_PGMORL, **settings}
-    if sizes["pop_size"] < _LEAST_POPULATION:
-        raise UserError(f"PGMORL predicts from {_LEAST_POPULATION} policies at the least; found pop_size={sizes['pop_size']}.")
-    size = int(np.prod([sizes[name] for name in _PGMORL]))
-    iterations = budget // size
-    if iterations < 2:
-        raise UserError(f"PGMORL needs at least two iterations of {size:,} steps; found a budget of {budget:,}.")
-    between = min(_MOST_BETWEEN_CHOICES, max(1, iterations // 5))
-    choices = max(1, iterations // between - 4)
-    return iterations * size, {"warmup_iterations": iterations - choices * between, "evolutionary_iterations": between}
-
-
 def train_pgmorl(task: Task, tell: Callable[[int], None]) -> Learnt:
     """Trains PGMORL; its policies are those of its archive.
 
@@ -119,7 +97,7 @@ def train_pgmorl(task: Task, tell: Callable[[int], None]) -> Learnt:
     gym.register(env_id, entry_point=maker(task, learnt_from), disable_env_checker=True, order_enforce=False)
     seed_everything(task.seed)
     reference = np.array(task.reference)
-    learner = PGMORL(env_id, reference, **{**_PGMORL, **iterations, **_said(task)})
+    learner = PGMORL(env_id, reference, **{**PGMORL_SIZES, **iterations, **_said(task)})
     norms = normalisers(learner.env.envs)
     learner.archive = Archive(norms)
     compared_in = SeenAsInTraining(maker(task, compared)(), norms)

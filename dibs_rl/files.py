@@ -76,7 +76,9 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}; {remedy}.") from None
+    except ValueError as error:
         raise UserError(f"Cannot read {path}: {error}; {remedy}.") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not what dibs-rl wrote: it holds no mapping; {remedy}.")

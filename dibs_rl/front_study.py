@@ -94,15 +94,19 @@ class FrontPlan:
         study = studies.resolved(study, objectives)
         return study, studies.jobs_of(study, objectives)
 
-    def begun(self, root: Path) -> tuple["FrontPlan", np.ndarray | None]:
+    def begun(self, root: Path, eval_gamma: float | None) -> tuple["FrontPlan", np.ndarray | None]:
         """The same front as a folder holds it.
+
+        Args:
+            root: The folder.
+            eval_gamma: Discount of the returns that are compared; that of the training if None.
 
         Returns:
             The plan with the seeds that are there as well, and the preferences `[k, m]` in the order of their choice; None
             where nothing has begun yet.
 
         Raises:
-            UserError: If the folder holds another study.
+            UserError: If the folder holds another study, or returns with another discount.
         """
         file = root / "study.yaml"
         if not file.is_file():
@@ -110,9 +114,16 @@ class FrontPlan:
         before = load_yaml(file)
         if before.get("name") != self.name:
             raise UserError(f"{root} holds the study {before.get('name')!r}, and not {self.name!r}: choose another --out.")
-        found = [own["preference"] for own in before["arms"].values() if own.get("preference")]
-        plan = dataclasses.replace(self, seeds=tuple(dict.fromkeys([*before["seeds"], *self.seeds])))
-        return plan, np.array([[weights[name] for name in self.objectives] for weights in found])
+        study = studies.validated_study(before, str(file))
+        kept = (study.envs[self.env] or {}).get("eval_gamma")
+        if kept != eval_gamma:
+            raise UserError(
+                f"The returns in {root} are discounted by {kept}, and not by {eval_gamma}: a front keeps its discount; leave "
+                "--gamma as it was, or choose another --out."
+            )
+        weights = [own["preference"] for own in study.arms.values() if own and own.get("preference")]
+        plan = dataclasses.replace(self, seeds=tuple(dict.fromkeys([*study.seeds, *self.seeds])))
+        return plan, np.array([[one[name] for name in self.objectives] for one in weights])
 
     def preference_of(self, job: Job) -> np.ndarray:
         """Preference weights `[m]` of a job: of an expert, 1 for its objective and 0 for all others."""

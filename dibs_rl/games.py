@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dibs_rl import sync
 from dibs_rl.errors import NonFiniteError, UserError
-from dibs_rl.units import positive_or_one
+from dibs_rl.units import positive_or_one, unit_power
 
 Preference = Tensor | Sequence[float] | None
 # Float64 for the m-by-m algebra, which is written so that it means the same to both: a NumPy array on the CPU, whose calls
@@ -40,6 +40,7 @@ def dibs_weights(
         steps: Number of steps T of the local game. One step gives the mean of the unit gradients.
         preference: Positive preference weights p, shape `[m]`; all equal if not given. Only their ratios matter.
         distances: Distances to the preferred states, shape `[..., m]`, not negative. Given, the anchored game is played.
+            Only their ratios matter.
 
     Returns:
         Coefficients c, shape `[..., m]`, float64, not negative. The direction is `c @ unit_gradients`; its norm is at most 1.
@@ -119,7 +120,7 @@ def as_tensor(array: Array) -> Tensor:
 
 
 def beside(cosine: Array, weights: Tensor | None) -> Array | None:
-    """Preference weights `[m]`, checked before, as what the cosines are and where they are.
+    """Preference weights `[m]`, checked before, in a unit of their own, as what the cosines are and where they are.
 
     Raises:
         UserError: If there is not one for each objective.
@@ -128,6 +129,7 @@ def beside(cosine: Array, weights: Tensor | None) -> Array | None:
         return None
     if len(weights) != cosine.shape[-1]:
         positive_weights(weights, cosine.shape[-1])  # says so
+    weights = weights * unit_power(weights.max())
     return weights.to(cosine.device) if isinstance(cosine, Tensor) else weights.numpy()
 
 
@@ -159,7 +161,7 @@ def checked_cosine(cosine: Tensor) -> Array:
 
 
 def checked_distances(distances: Tensor | Sequence[float], cosine: Array) -> Array:
-    """Distances to the preferred states `[..., m]`, as what the cosines are and where they are.
+    """Distances to the preferred states `[..., m]`, in a unit of their own, as what the cosines are and where they are.
 
     Raises:
         UserError: If there is not one for each objective, or one is negative or not finite (on the processor).
@@ -169,4 +171,5 @@ def checked_distances(distances: Tensor | Sequence[float], cosine: Array) -> Arr
         raise UserError(f"One distance for each of the {cosine.shape[-1]} objectives; found {d.numel()}.")
     if not sync.waits(d.device) and not (torch.isfinite(d).all() and (d >= 0).all()):
         raise UserError(f"Distances are finite and not negative; found {d.tolist()}.")
+    d = d * unit_power(d.amax(dim=-1, keepdim=True))
     return d if isinstance(cosine, Tensor) else d.numpy()

@@ -76,22 +76,57 @@ def test_the_noise_has_a_floor(script):
 
 def test_each_variant_plays_with_what_it_says(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    variants = ["local", "anchored", "frozen", "random", "from-expert"]
-    flags = argparse.Namespace(env="mo-swimmer", variants=variants, seeds=[0], steps=64, jobs=2, out=tmp_path)
-    trainings = {training.variant: training for training in script.plan(flags) if training.preference == (1.0, 3.0)}
+    variants = list(script.VARIANTS)
+    flags = argparse.Namespace(env="mo-swimmer-v5", variants=variants, seeds=[0], steps=64, jobs=2, out=tmp_path)
+    planned = script.plan(flags, script.train_experts(flags))
+    trainings = {training.variant: training for training in planned if training.preference == (1.0, 3.0)}
     with contextlib.closing(make_env(config := trainings["local"].config, config.num_envs, 0)) as env:
         models = {variant: script.make_model(trainings[variant], env) for variant in variants}
-    file = next(iter(tmp_path.glob("experts/*/**/expert-energy/seed0/model.zip")))
-    expert = DiBSPPO.load(file, device="cpu").policy.state_dict()
+    expert, of_half = (
+        DiBSPPO.load(next(iter((tmp_path / f"experts/mo-swimmer-v5-{steps}-seed0").glob("**/expert-energy/seed0/model.zip"))))
+        for steps in (64, 32)
+    )
+    expert, of_half = expert.policy.state_dict(), of_half.policy.state_dict()
 
     assert models["local"]._preferred is None
     kinds = {variant: type(models[variant]._preferred) for variant in variants[1:]}
-    assert kinds == {"anchored": Anchors, "frozen": script.Frozen, "random": Anchors, "from-expert": Anchors}
-    for variant in ("anchored", "frozen", "from-expert"):
+    assert kinds == {**dict.fromkeys(variants[1:], Anchors), "frozen": script.Frozen, "kl": script.ByKL}
+    assert not differ(models["half"]._preferred.policies["energy"].state_dict(), of_half)
+    for variant in ("anchored", "frozen", "kl", "from-expert", "noise-floor"):
         assert not differ(models[variant]._preferred.policies["energy"].state_dict(), expert)
     assert differ(models["random"]._preferred.policies["energy"].state_dict(), expert)
     assert not differ(models["from-expert"].policy.state_dict(), expert)  # it favours energy
     assert differ(models["anchored"].policy.state_dict(), expert)
+
+
+def test_a_training_leaves_its_result(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["--num-envs", "2", "--n-steps", "16", "--batch-size", "16"]
+    flags = argparse.Namespace(env="mo-swimmer-v5", variants=["kl", "noise-floor"], seeds=[0], steps=32, jobs=2, out=tmp_path)
+    monkeypatch.setattr(script, "words_of", lambda flags, seed, words=script.words_of: [*words(flags, seed), *small])
+    for training in script.plan(flags, script.train_experts(flags)):
+        if training.preference != (3.0, 1.0):
+            continue
+        assert not script.is_done(training)
+        script.train(training)
+        assert script.is_done(training)
+        found = json.loads(training.file.read_text())
+        assert found["preference"] == [3.0, 1.0]
+        assert found["steps"] == 32
+        assert set(found["returns"]) == {"forward", "energy"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--env", "mo-halfcheeta"], "Unknown environment"),
+        (["--env", "deep-sea-treasure", "--variants", "local", "kl"], "kl is for Gaussian noise"),
+    ],
+)
+def test_mistakes_get_one_line(flags, message, script, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["anchors.py", *flags, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=f"anchors.py: error: .*{message}"):
+        script.main()
 
 
 def differ(found, expected):

@@ -91,11 +91,13 @@ def test_a_tabular_momdp_ends_where_it_should(seed, preference):
 
 
 def quick_ppo(**kwargs):
-    return DiBSPPO("MlpPolicy", point_envs(3, scales=kwargs.pop("scales", (1.0, 1.0))), **SMALL, **kwargs)
+    task = {name: kwargs.pop(name) for name in ("scales", "action") if name in kwargs}
+    return DiBSPPO("MlpPolicy", point_envs(3, **task), **SMALL, **kwargs)
 
 
-def policies(*seeds):
-    return {name: DiBSPPO("MlpPolicy", point_envs(1), seed=seed).policy for name, seed in zip(NAMES, seeds, strict=True)}
+def policies(*seeds, action="box"):
+    envs = point_envs(1, action=action)
+    return {name: DiBSPPO("MlpPolicy", envs, seed=seed).policy for name, seed in zip(NAMES, seeds, strict=True)}
 
 
 def test_votes_are_preference_times_distance():
@@ -121,11 +123,13 @@ def test_an_objective_that_has_what_it_wants_does_not_vote():
 
 
 @pytest.mark.parametrize("exponents", [(40, -40), (-3, 12)])
-@pytest.mark.parametrize("learner", ["ppo", "sac"])
-def test_powers_of_two_change_no_bit(learner, exponents):
+@pytest.mark.parametrize(
+    ("learner", "action"), [("ppo", "box"), ("ppo", "discrete"), ("ppo", "multidiscrete"), ("sac", "box")]
+)
+def test_powers_of_two_change_no_bit(learner, action, exponents):
     def trained(scales):
         if learner == "ppo":
-            return quick_ppo(scales=scales, anchors=policies(1, 2)).learn(16 * 3 * 4)
+            return quick_ppo(scales=scales, action=action, anchors=policies(1, 2, action=action)).learn(16 * 3 * 4)
         settings = {"learning_starts": 20, "batch_size": 16, "gradient_steps": 4, "seed": 0, "device": "cpu"}
         anchors = {name: DiBSSAC("MlpPolicy", point_envs(1), seed=i).policy for i, name in enumerate(NAMES)}
         return DiBSSAC("MlpPolicy", point_envs(2, scales=scales), anchors=anchors, **settings).learn(120)
@@ -183,6 +187,10 @@ def test_broken_and_foreign_experts_get_one_line(tmp_path):
         read_experts(tmp_path)
     models[NAMES[1]].unlink()
     with pytest.raises(UserError, match="is missing"):
+        read_experts(tmp_path)
+    models[NAMES[1]].write_bytes(b"no archive")
+    write_experts(tmp_path, models, {"env": "Point-v0"})
+    with pytest.raises(UserError, match="is no model file"):
         read_experts(tmp_path)
     fine = tmp_path / "other"
     fine.mkdir()

@@ -53,6 +53,14 @@ def test_box_distance_is_in_half_ranges():
     assert anchors.distances(policies[0], OBS).tolist() == pytest.approx([0.0, 1.0])
 
 
+def test_an_entry_without_a_choice_adds_nothing():
+    space = spaces.Box(np.array([-1.0, 3.0]), np.array([1.0, 3.0]), dtype=np.float32)
+    policies = [saying(policy_of(), outputs) for outputs in ([0.0, 3.0], [1.0, -7.0])]
+    for policy in policies:
+        policy.action_space = space
+    assert anchors_for(policies).distances(policies[0], OBS).tolist() == pytest.approx([0.0, 0.5**0.5])
+
+
 def test_discrete_distance_is_hellinger():
     p, q = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.1, 0.8])
     policy, other = (saying(policy_of("discrete"), x.log()) for x in (p, q))

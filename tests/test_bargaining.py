@@ -662,6 +662,18 @@ def test_only_ratios_of_preferences_matter(m: int, factor: float, seed: int) -> 
         assert_close(dibs_weights(units @ units.T, preference=factor * preference, **more), plain, atol=1e-7, rtol=0)
 
 
+@pytest.mark.parametrize("factor", [1e-308, 1e-200, 1e200, 4e307])
+def test_preferences_and_distances_have_units_of_their_own(factor: float) -> None:
+    """Where a sum or a product of them would leave float64."""
+    cosine = torch.tensor([[1.0, 0.3], [0.3, 1.0]], dtype=F64)
+    of_ratios = {"preference": [1.0, 4.0], "distances": [2.0, 0.5]}
+    plain = dibs_weights(cosine, **of_ratios)  # type: ignore[arg-type]
+    scaled = {name: [factor * value for value in values] for name, values in of_ratios.items()}
+    assert_close(dibs_weights(cosine, **scaled), plain, atol=1e-7, rtol=0)  # type: ignore[arg-type]
+    local = dibs_weights(cosine, preference=scaled["preference"])
+    assert_close(local, dibs_weights(cosine, preference=of_ratios["preference"]), atol=1e-7, rtol=0)
+
+
 @pytest.mark.parametrize("more", [{}, {"steps": 50}, {"preference": [1.0, 2.0, 0.5]}, {"distances": True}], ids=str)
 def test_many_games_side_by_side(more: dict[str, object]) -> None:
     """A stack of cosine matrices is a stack of games. It is played by torch's operations, one game on a CPU by NumPy's."""

@@ -1,16 +1,22 @@
 """`dibs-rl experts` and `train --anchors`: once trained, experts are kept, checked and used; nothing is overwritten."""
 
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
+from dibs_rl.cli import expert_cache
 from dibs_rl.cli import experts as experts_command
 from dibs_rl.cli.experts import ExpertsConfig
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.main import dispatch
+from dibs_rl.cli.train_config import read_config
 from dibs_rl.config import PPOConfig
 from dibs_rl.errors import UserError
+from dibs_rl.provenance import versions
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.shipped import shipped_file
 
@@ -40,7 +46,7 @@ def experts(place):
 
 
 def test_the_cache_says_what_it_holds(experts):
-    assert experts.name == "ppo-gym-512-seed0"
+    assert re.fullmatch(r"ppo-gym-512-seed0-[0-9a-f]{8}", experts.name)
     facts = yaml.safe_load((experts / "experts.yaml").read_text())
     assert (facts["env"], facts["backend"], facts["steps"]) == ("deep-sea-treasure-v0", "gym", 512)
     assert facts["versions"]["mo-gymnasium"]
@@ -55,12 +61,58 @@ def test_experts_are_trained_once(experts, capsys):
     before = {file: file.stat().st_mtime_ns for file in experts.rglob("*") if file.is_file()}
     assert dispatch(["experts", *ENV, "--steps", "512"]) == 0
     assert {file: file.stat().st_mtime_ns for file in experts.rglob("*") if file.is_file()} == before
-    assert "--anchors" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"dibs-rl train --env deep-sea-treasure --anchors {experts.relative_to(Path.cwd())}" in said.replace("- ", "-")
+
+
+def test_the_command_that_is_printed_has_the_task_in_it(monkeypatch, capsys):
+    monkeypatch.setattr(experts_command, "make_experts", lambda flags: (0, Path("there")))
+    terms = "a=reward_forward,b=reward_ctrl"
+    asked = ["--env", "HalfCheetah-v5", "--algo", "sac", "--reward-terms", terms, "--pad-tasks", "--backend", "gym"]
+    assert dispatch(["experts", *asked, "--steps", "9", "--seed", "3"]) == 0
+    (command,) = re.findall(r"dibs-rl (.*)\)", " ".join(capsys.readouterr().out.split()))
+    config = read_config(shlex.split(command)[1:-2])
+    assert (config.env, config.algo, config.reward_terms) == ("HalfCheetah-v5", "sac", terms)
+    assert (config.pad_tasks, config.backend) == (True, "gym")
+
+
+def test_policies_of_sb3_ppo_are_no_anchors():
+    with pytest.raises(UserError, match="--algo ppo, a2c or sac"):
+        dispatch(["experts", *ENV, "--algo", "sb3-ppo"])
+
+
+def test_other_versions_and_settings_are_other_experts(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ExpertsConfig(env="deep-sea-treasure", steps=9)
+
+    def folder():
+        experts_command.make_experts(flags)
+        return asked[-1][0]
+
+    first = folder()
+    assert folder() == first
+    shipped = tmp_path / "shipped.yaml"
+    shipped.write_text(shipped_file("ppo", "deep-sea-treasure-v0").read_text() + "gamma: 0.5\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("dibs_rl.study.shipped_file", lambda algo, env: shipped)
+        assert folder() != first
+    with monkeypatch.context() as patch:
+        patch.setattr(expert_cache, "versions", lambda: {**versions(), "torch": "0.1"})
+        assert folder() != first
+    assert folder() == first
 
 
 def test_other_experts_are_not_overwritten(experts):
     with pytest.raises(UserError, match="holds experts with steps 512, and not 1024"):
         dispatch(["experts", *ENV, "--steps", "1024", "--out", str(experts)])
+    facts = yaml.safe_load((experts / "experts.yaml").read_text())
+    older = {**facts, "versions": {**facts["versions"], "torch": "0.1"}}
+    (experts / "experts.yaml").write_text(yaml.safe_dump(older))
+    try:
+        with pytest.raises(UserError, match=r"holds experts with version of torch '0\.1', and not"):
+            dispatch(["experts", *ENV, "--steps", "512", "--out", str(experts)])
+    finally:
+        (experts / "experts.yaml").write_text(yaml.safe_dump(facts))
 
 
 def test_experts_of_other_settings_are_not_taken_for_these(experts, monkeypatch, tmp_path):
@@ -116,11 +168,11 @@ def test_the_cache_names_everything_that_changes_the_task(asked, tmp_path, monke
         "ppo-gym-9-seed0": {"env": "mo-reacher-v5"},
         "sac-batch-9-seed3": {"env": "mo-halfcheetah-v5", "algo": "sac", "seed": 3},
     }
-    for name, said in wanted.items():
-        backend = "batch" if "batch" in name else "gym"
+    for start, said in wanted.items():
+        backend = "batch" if "batch" in start else "gym"
         assert experts_command.make_experts(ExpertsConfig(**said, steps=9, backend=backend)) == (1, asked[-1][0])
         root, jobs = asked[-1]
-        assert root.name == name
+        assert root.name[:-9] == start
         for job in jobs:
             assert (job.config.backend, job.config.steps) == (backend, 9)
             assert job.config.reward_terms == said.get("reward_terms", "")

@@ -32,7 +32,9 @@ def load(name):
         sys.path.remove(str(BENCHMARKS))
 
 
-field, field_others, field_rows, field_worlds = map(load, ("field", "field_others", "field_rows", "field_worlds"))
+field, field_budget, field_others, field_rows, field_worlds = map(
+    load, ("field", "field_budget", "field_others", "field_rows", "field_worlds")
+)
 CONTEST = field_rows.Contest("mo-halfcheetah-v5", NAMES, "", 1200, 4, 0.0, 0.99, (-10.0, -10.0), 2)
 
 
@@ -92,6 +94,14 @@ def test_experts_are_paid_from_the_same_budget():
     assert field.front_steps(CONTEST, "dibs-anchored") == 1200 // (4 + 2)
 
 
+def test_a_lattice_with_fewer_points_trains_each_longer():
+    """Eleven points of three objectives: their lattice has ten."""
+    three = dataclasses.replace(CONTEST, env="mo-hopper-v5", objectives=("forward", "height", "energy"), points=11)
+    assert field.front_steps(three, "dibs") == 1200 // 10
+    assert field.front_steps(three, "dibs-anchored") == 1200 // (10 + 3)
+    assert field.front_steps(dataclasses.replace(three, refine=0.5), "dibs") == 1200 // 11
+
+
 def test_a_front_becomes_a_row(tmp_path, monkeypatch):
     """What `dibs-rl front` leaves: all policies' returns, experts' too, and what all of them have cost."""
     asked = []
@@ -135,6 +145,7 @@ def test_a_stopped_front_has_no_row_and_ends_all(tmp_path, monkeypatch, capsys):
     ("flags", "message"),
     [
         (["--methods", "dips"], "mean dibs"),
+        (["--points", "1"], "--points is at least 2"),
         (["--transform", "enrgy=2"], "Unknown objective"),
         (["--transform", "energy=exp"], "factors alone"),
         (["--env", "fruit-tree-v0"], "no discount and reference point"),
@@ -252,15 +263,15 @@ def test_they_train_with_as_many_steps_and_leave_policies(method, transform, lea
         assert len({action.tobytes() for action in actions}) == 3  # one network, three preferences
 
 
-def test_pgmorl_fills_a_budget_as_its_defaults_divide_it(learners):
+def test_pgmorl_fills_a_budget_as_its_defaults_divide_it():
     size = 2048 * 4 * 6
     for iterations in (2, 7, 100, 223):
-        steps, plan = learners.pgmorl_plan(iterations * size + 5, {})
+        steps, plan = field_budget.pgmorl_plan(iterations * size + 5, {})
         assert steps == iterations * size
         assert plan["warmup_iterations"] >= 1
         assert (iterations - plan["warmup_iterations"]) % plan["evolutionary_iterations"] == 0
-    assert learners.pgmorl_plan(100 * size, {})[1] == {"warmup_iterations": 80, "evolutionary_iterations": 20}
+    assert field_budget.pgmorl_plan(100 * size, {})[1] == {"warmup_iterations": 80, "evolutionary_iterations": 20}
     with pytest.raises(UserError, match="at least two iterations of 49,152 steps"):
-        learners.pgmorl_plan(size, {})
+        field_budget.pgmorl_plan(size, {})
     with pytest.raises(UserError, match="from 4 policies"):
-        learners.pgmorl_plan(100 * size, {"pop_size": 3})
+        field_budget.pgmorl_plan(100 * size, {"pop_size": 3})

@@ -84,17 +84,22 @@ def test_the_anchored_game_has_one_set_of_experts_a_seed():
 
 
 def test_a_folder_knows_its_preferences_and_seeds(tmp_path):
-    assert CHEETAH.begun(tmp_path) == (CHEETAH, None)
+    assert CHEETAH.begun(tmp_path, 0.99) == (CHEETAH, None)
     first, second = lattice(2, 3), np.array([[0.255, 0.745]])
     record(CHEETAH.jobs(first, 0.99)[0], tmp_path)
     record(CHEETAH.jobs(np.concatenate([first, second]), 0.99)[0], tmp_path)
-    plan, found = dataclasses.replace(CHEETAH, seeds=(7,)).begun(tmp_path)
+    plan, found = dataclasses.replace(CHEETAH, seeds=(7,)).begun(tmp_path, 0.99)
     assert np.array_equal(found, np.concatenate([first, second]))
     assert plan.seeds == (0, 7)
     for other in ({"arm": "norm-sum"}, {"transform": "energy=1e3"}, {"env": "mo-swimmer-v5"}):
         with pytest.raises(UserError, match="choose another --out"):
-            dataclasses.replace(CHEETAH, **other).begun(tmp_path)
+            dataclasses.replace(CHEETAH, **other).begun(tmp_path, 0.99)
         assert dataclasses.replace(CHEETAH, **other).folder != CHEETAH.folder
+    with pytest.raises(UserError, match=r"discounted by 0\.99, and not by 1\.0: a front keeps its discount"):
+        CHEETAH.begun(tmp_path, 1.0)
+    (tmp_path / "study.yaml").write_text(f"name: {CHEETAH.name}\n")
+    with pytest.raises(UserError, match="at least one environment, condition, arm and seed"):
+        CHEETAH.begun(tmp_path, 0.99)
 
 
 @pytest.mark.parametrize(

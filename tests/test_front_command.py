@@ -130,6 +130,19 @@ def test_the_experts_of_the_anchored_game_are_points_and_their_steps_count(front
     with open(tmp_path / ENV / "scale-1/dibs-anchored-p0.01-0.99/seed0/progress.csv") as file:
         assert any("distance" in column for column in file.readline().split(","))
 
+    # The experts' own runs may change or go: what the first policies were anchored on stays, and is checked.
+    anchors = tmp_path / "anchors" / ENV / "seed0"
+    kept = {file.name: file.read_bytes() for file in anchors.iterdir()}
+    own = tmp_path / ENV / "scale-1/expert-time/seed0/model.zip"
+    own.write_bytes((tmp_path / ENV / "scale-1/expert-treasure/seed0/model.zip").read_bytes())
+    added = ["--arm", "dibs-anchored", *measure, "--refine", 0]
+    assert front(*added, "--points", 3, steps=128)[::2] == (0, ["dibs-anchored-p0.5-0.5"])
+    assert {file.name: file.read_bytes() for file in anchors.iterdir()} == kept
+    (anchors / "time.zip").write_bytes(kept["time.zip"][:100])
+    code, said, started = front(*added, "--points", 5, steps=128)
+    assert (code, started) == (1, [])
+    assert "time.zip is not the one that was trained" in " ".join(said.split())
+
 
 def test_a_lattice_alone(front, tmp_path):
     code, _, started = front("--points", 3, "--refine", 0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dibs_rl.metrics import front, normalised
+from dibs_rl.metrics import normalised
 from dibs_rl.preferences import FLOOR, lattice, refined, with_finer_lattice
 from dibs_rl.simplex import lattice_size
 
@@ -125,4 +125,3 @@ def test_experts_are_neighbours_too_and_nobody_loses_the_vote():
     three = refined(np.eye(3), np.eye(3), 7)
     assert three.min() >= FLOOR
     assert three.sum(axis=1) == pytest.approx(1, abs=2e-4)
-    assert len(front(np.eye(3))) == 3

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from dibs_rl import arms
-from dibs_rl.agents.experts import write_experts
+from dibs_rl.agents.experts import check_experts, has_experts, write_experts
 from dibs_rl.config import OF_TASK
 from dibs_rl.files import atomic_write
 from dibs_rl.run_folder import RunFolder
@@ -14,11 +14,21 @@ from dibs_rl.study import Job
 def gather_anchors(job: Job, root: Path) -> None:
     """Copies the models of a job's experts, which are done, to one folder, in the form that `--anchors` takes.
 
+    Those that other jobs have played with are left as they are.
+
     Args:
-        job: One that comes after its experts.
+        job: One that comes after its experts, if it needs any.
         root: The study's folder.
+
+    Raises:
+        UserError: If one that is there is not the one that was copied.
     """
+    if not job.experts:
+        return
     folder = root / job.anchors
+    if has_experts(folder):
+        check_experts(folder)
+        return
     models = {}
     for expert in job.experts:
         objective = expert.arm.removeprefix(arms.EXPERT)

@@ -26,7 +26,7 @@ from dibs_rl.study import Job, Study
 from dibs_rl.validation import to_plain
 
 # What does not make another run of a job.
-_NOT_COMPARED = {"threads", "workers", "device", "backend", "checkpoint_every"}
+NOT_COMPARED = {"threads", "workers", "device", "backend", "checkpoint_every"}
 
 
 @dataclass
@@ -137,7 +137,7 @@ def check_against_runs(jobs: Sequence[Job], root: Path) -> None:
             continue
         before, now = to_plain(folder.config()), to_plain(job.config)
         # These are the study's own jobs, wherever they are kept.
-        passed_over = _NOT_COMPARED | ({"anchors"} if job.experts else set()) | ({"start_from"} if job.start else set())
+        passed_over = NOT_COMPARED | ({"anchors"} if job.experts else set()) | ({"start_from"} if job.start else set())
         other = [key for key in now if key not in passed_over and before.get(key) != now[key]]
         if other:
             raise UserError(

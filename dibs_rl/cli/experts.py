@@ -2,29 +2,27 @@
 
 import contextlib
 import dataclasses
-import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dibs_rl import arms
 from dibs_rl import study as studies
-from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
+from dibs_rl.agents.experts import has_experts, write_experts
 from dibs_rl.cli.benchmark import check_against_runs, objectives_of, run_jobs
+from dibs_rl.cli.expert_cache import cached, check, facts_of, task_facts
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.cli.model import choose_worlds_device, make_env
 from dibs_rl.cli.trainings import TrainingFlags, make_launcher
 from dibs_rl.config import OF_TASK, Count, Number, RunConfig, Seed
 from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
-from dibs_rl.provenance import versions
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job, Study
 
-_CACHE = Path("runs") / "experts"
 _SETTINGS = {"algo", "steps", *OF_TASK, "backend", "device"}  # flags that are settings of the training
-# What a cached expert must have been trained with to be used again.
-_VERSIONS = ("dibs-rl", "torch", "gymnasium", "mo-gymnasium", "mujoco", "stable-baselines3")
+_SAID_TO_TRAIN = {"env", "algo", *OF_TASK, "backend"}
 
 
 @dataclass
@@ -48,8 +46,8 @@ class ExpertsConfig:
     device: str = "auto"
     """Where networks and tensors live, as in train."""
     out: Path | None = None
-    """Folder; runs/experts/<env>/<algo>-<backend>-<steps>-seed<seed> if not given, with reward terms and padding behind it.
-    Experts that are there are kept."""
+    """Folder; runs/experts/<env>/<algo>-<backend>-<steps>-seed<seed>-... if not given, with reward terms, padding, and eight
+    digits that stand for versions and settings. Experts that are there are kept."""
     jobs: Number = 0
     """Experts trained at a time, each with one thread; 0 for one a processor."""
 
@@ -59,25 +57,36 @@ def run(arguments: list[str]) -> int:
     flags = parse(ExpertsConfig, arguments, "experts")
     code, folder = make_experts(flags)
     if code == 0:
-        physics = " --backend warp" if flags.backend == "warp" else ""
-        print_line(f"Experts: {folder}   (use them: dibs-rl train --env {flags.env}{physics} --anchors {folder})")
+        task = [word for field in dataclasses.fields(flags) for word in _said(flags, field)]
+        print_line(f"Experts: {folder}   (use them: {shlex.join(['dibs-rl', 'train', *task, '--anchors', str(folder)])})")
     return code
+
+
+def _said(flags: ExpertsConfig, field: dataclasses.Field[Any]) -> list[str]:
+    """A flag as it has to be said to `train` as well: what makes it another task, learner or physics."""
+    value = getattr(flags, field.name)
+    if field.name not in _SAID_TO_TRAIN or (value == field.default and field.name != "env"):
+        return []
+    name = "--" + field.name.replace("_", "-")
+    return [name] if value is True else [name, str(value)]
 
 
 def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:
     """The folder of the experts, trained if they are not there yet, and the exit code of the training.
 
     Raises:
-        UserError: If the folder holds other experts, or broken ones.
+        UserError: If the algorithm's policies are no anchors, or the folder holds other experts, or broken ones.
     """
+    if flags.algo == "sb3-ppo":
+        raise UserError("Policies of sb3-ppo are no anchors of the other algorithms: --algo ppo, a2c or sac.")
     env_id = resolve_id(flags.env)
     study, jobs = _study(env_id, flags)
-    facts = _facts(env_id, _backend(jobs[0].config), jobs[0].config)
-    folder = flags.out or _CACHE / env_id.replace(":", "-") / _name(facts)
-    finished = (folder / "experts.yaml").is_file()
+    facts = facts_of(env_id, _backend(jobs[0].config), jobs[0].config)
+    folder = flags.out or cached(facts, jobs)
+    finished = has_experts(folder)
     if finished:
-        _check(folder, facts)
-    check_against_runs(jobs, folder)  # the settings shipped for an environment may be others by now
+        check(folder, facts)
+    check_against_runs(jobs, folder)
     if finished:
         return 0, folder
     with contextlib.closing(make_launcher(TrainingFlags(jobs=flags.jobs), folder)) as launcher:
@@ -113,7 +122,7 @@ def with_anchors(config: RunConfig) -> RunConfig:
 
 def _check_experts(config: RunConfig, folder: Path) -> None:
     """Raises a UserError if the folder's experts were trained in another task."""
-    facts = _task_facts(folder)
+    facts = task_facts(folder)
     if facts.get("env") != config.env:
         raise UserError(f"The experts in {folder} were trained in {facts.get('env')}, and this is {config.env}.")
     for name in OF_TASK:
@@ -129,7 +138,7 @@ def check_experts_physics(config: RunConfig, backend: str) -> None:
         config: With the folder of the experts.
         backend: What steps the run's worlds.
     """
-    theirs = _task_facts(Path(config.anchors)).get("backend", backend) if config.anchors else backend
+    theirs = task_facts(Path(config.anchors)).get("backend", backend) if config.anchors else backend
     if theirs != backend and "warp" in (theirs, backend):
         raise UserError(
             f"The experts in {config.anchors} were trained in the physics of the {theirs} backend, and the {backend} backend "
@@ -152,44 +161,3 @@ def _backend(config: RunConfig) -> str:
         return config.backend
     with contextlib.closing(make_env(config, config.num_envs, 0, choose_worlds_device(config))) as env:
         return env.backend
-
-
-def _task_facts(folder: Path) -> dict[str, Any]:
-    """What a folder's experts are; those that say nothing of reward terms or padding had none.
-
-    Raises:
-        UserError: If it is no folder of experts.
-    """
-    return {**{name: getattr(RunConfig, name) for name in OF_TASK}, **expert_facts(folder)}
-
-
-def _facts(env_id: str, backend: str, config: RunConfig) -> dict[str, Any]:
-    found = versions()
-    return {
-        "env": env_id,
-        "backend": backend,
-        "algo": config.algo,
-        "steps": config.steps,
-        "seed": config.seed,
-        **{name: getattr(config, name) for name in OF_TASK},
-        "versions": {name: found[name] for name in _VERSIONS},
-    }
-
-
-def _name(facts: dict[str, Any]) -> str:
-    """The cached experts' folder within their environment's."""
-    terms = [re.sub(r"[^\w.=+-]+", "-", facts["reward_terms"])] if facts["reward_terms"] else []
-    padded = ["padded"] if facts["pad_tasks"] else []
-    return "-".join([facts["algo"], facts["backend"], str(facts["steps"]), f"seed{facts['seed']}", *terms, *padded])
-
-
-def _check(folder: Path, facts: dict[str, Any]) -> None:
-    """Raises a UserError if the folder's experts are not those that are wanted, or broken."""
-    found = _task_facts(folder)
-    other = [key for key in facts if found.get(key) != facts[key]]
-    if other:
-        raise UserError(
-            f"{folder} holds experts with {other[0]} {found.get(other[0])!r}, and not {facts[other[0]]!r}: choose another "
-            "folder (--out), or move it away."
-        )
-    read_experts(folder)

@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"--points is at least {len(plan.objectives)}, one for each of {names}; found {flags.points}.")
     measure = yardstick(base_and_transform(plan.env)[0], plan.objectives, flags.ref_point, flags.gamma)
     root = flags.out or plan.folder
-    plan, preferences = plan.begun(root)
+    plan, preferences = plan.begun(root, measure.gamma)
     front = Front(plan, root, measure)
     with contextlib.closing(make_launcher(flags.trainings, root)) as launcher:
         code, jobs = front.train(preferences, flags.points, flags.refine, launcher)
@@ -124,7 +124,7 @@ class Front:
         """
         if preferences is None:
             m = len(self.plan.objectives)
-            preferences = lattice(m, max(m, math.ceil((1 - refine) * count)))
+            preferences = lattice(m, max(m, count - math.floor(round(refine * count, 9))))
         elif not refine and len(preferences) < count:
             preferences = with_finer_lattice(preferences, count)
         title = f"{self.plan.name} in {self.root}, {len(preferences)} of {max(count, len(preferences))} preferences"

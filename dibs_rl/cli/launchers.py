@@ -9,6 +9,7 @@ from dibs_rl.cli.anchors import gather_anchors
 from dibs_rl.cli.job_flags import train_flags
 from dibs_rl.cli.job_process import JobProcess, State
 from dibs_rl.cli.signals import obeying_signals
+from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
 
@@ -132,8 +133,11 @@ class Schedule:
             return "failed"
         if folder.in_use or any(state != "done" for state in before):  # in use: by another benchmark, say
             return "waiting"
-        if job.experts:
+        try:
             gather_anchors(job, self._root)
+        except UserError as error:  # of this job alone: others are running
+            folder.write_error(str(error), "")
+            return "failed"
         self._launcher.start(job)
         return "running"
 
