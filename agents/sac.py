@@ -35,8 +35,8 @@ class DiBSSAC(VectorOffPolicy, SAC):
 
     Each objective has an ensemble of critics, of whose values the least counts. It learns in PopArt units, the moments of its
     temporal-difference targets from the first batch on, and its target network has the same. With `dibs` and `norm-sum`,
-    rescaling a reward by any positive factor does not change the policy. In the anchored game distances are measured on the first
-    batch of each round of gradient steps: past states out of the replay buffer, where PPO has those of its rollout.
+    rescaling a reward by any positive factor does not change the policy. The anchored game's distances are measured on the
+    first batch of each round of gradient steps: past states out of the replay buffer, where PPO has those of its rollout.
 
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a class with the `VectorSAC` mixin. `policy_kwargs` takes

@@ -11,14 +11,15 @@ and the rank correlation of weight and return. The experts' steps are the same f
 which need none; they are not counted here.
 
 Variants:
-    local        the local game, without experts
-    anchored     the anchored game as `dibs-rl train --anchors` plays it
-    frozen       distances as they are in the first rollout, ever after
-    random       untrained policies in the place of the experts
-    half         experts of half the training
-    kl           distances by the Kullback-Leibler divergence from the expert, root of twice its mean, noise included
-    from-expert  begins with the networks of the expert that the preference favours (the first one where all are equal)
-    noise-floor  no rollout begins with a standard deviation of actions below 0.2, in the actions' own units
+    local              the local game, without experts
+    local-from-expert  the local game, begun as from-expert
+    anchored           the anchored game as `dibs-rl train --anchors` plays it
+    frozen             distances as they are in the first rollout, ever after
+    random             untrained policies in the place of the experts
+    half               experts of half the training
+    kl                 distances by the Kullback-Leibler divergence from the expert, root of twice its mean, noise included
+    from-expert        begins with the networks of the expert that the preference favours (the first one where all are equal)
+    noise-floor        no rollout begins with a standard deviation of actions below 0.2, in the actions' own units
 """
 
 import argparse
@@ -109,8 +110,9 @@ class NoiseFloor(BaseCallback):
         return True
 
 
-VARIANTS = ("local", "anchored", "frozen", "random", "half", "kl", "from-expert", "noise-floor")
+VARIANTS = ("local", "local-from-expert", "anchored", "frozen", "random", "half", "kl", "from-expert", "noise-floor")
 WITHOUT_EXPERTS = {"local", "random"}
+WITHOUT_ANCHORS = {*WITHOUT_EXPERTS, "local-from-expert"}  # those of `random` are no experts
 OF_NOISE = {"kl", "noise-floor"}
 ANCHORS: dict[str, type[Anchors]] = {"frozen": Frozen, "kl": ByKL}  # of all others, those that ship
 
@@ -201,8 +203,8 @@ def plan(flags: argparse.Namespace, folders: Mapping[tuple[int, int], Path]) -> 
             own = [*words, "--preference", weights]
             if variant not in WITHOUT_EXPERTS:
                 folder = folders[seed, 2 if variant == "half" else 1]
-                own += ["--anchors", str(folder)]
-                if variant == "from-expert":
+                own += [] if variant in WITHOUT_ANCHORS else ["--anchors", str(folder)]
+                if variant.endswith("from-expert"):
                     own += ["--start-from", str(run_of(folder, objectives[int(np.argmax(preference))]))]
             name = f"{variant}-p" + "-".join(f"{weight:g}" for weight in preference)
             found.append(Training(variant, preference, read_config(own), flags.out / flags.env / name / f"seed{seed}.json"))

@@ -88,14 +88,15 @@ def test_each_variant_plays_with_what_it_says(script, tmp_path, monkeypatch):
     )
     expert, of_half = expert.policy.state_dict(), of_half.policy.state_dict()
 
-    assert models["local"]._preferred is None
-    kinds = {variant: type(models[variant]._preferred) for variant in variants[1:]}
-    assert kinds == {**dict.fromkeys(variants[1:], Anchors), "frozen": script.Frozen, "kl": script.ByKL}
+    assert models["local"]._preferred is models["local-from-expert"]._preferred is None
+    kinds = {variant: type(models[variant]._preferred) for variant in variants[2:]}
+    assert kinds == {**dict.fromkeys(variants[2:], Anchors), "frozen": script.Frozen, "kl": script.ByKL}
     assert not differ(models["half"]._preferred.policies["energy"].state_dict(), of_half)
     for variant in ("anchored", "frozen", "kl", "from-expert", "noise-floor"):
         assert not differ(models[variant]._preferred.policies["energy"].state_dict(), expert)
     assert differ(models["random"]._preferred.policies["energy"].state_dict(), expert)
-    assert not differ(models["from-expert"].policy.state_dict(), expert)  # it favours energy
+    for variant in ("from-expert", "local-from-expert"):
+        assert not differ(models[variant].policy.state_dict(), expert)  # it favours energy
     assert differ(models["anchored"].policy.state_dict(), expert)
 
 
