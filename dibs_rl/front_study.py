@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"
 """What traces a front unless something else is said."""
+WarmStart = Literal["neighbour", "expert"]
 _SAID_BY_THE_FRONT = {"preference", "combiner", "anchors", "start_from", "eval_gamma"}
 _DIGITS = 9  # of a distance between preferences: which of two is nearer is not to depend on rounding
 
@@ -34,7 +35,8 @@ class FrontPlan:
         settings: Of each training, over those that are shipped for the environment.
         transform: What the learners see of the rewards.
         seeds: Each preference is trained once with each.
-        warm_start: Whether each policy but the first begins as that of the nearest preference before it.
+        warm_start: What each policy begins as: that of the nearest preference before it, the expert of the objective that
+            its preference favours (the first one of equals), or at random.
 
     Raises:
         UserError: If the arm is unknown or takes no preference, or a setting is the front's own to make.
@@ -46,7 +48,7 @@ class FrontPlan:
     settings: Mapping[str, Any] | None = None
     transform: str = ""
     seeds: tuple[int, ...] = (0,)
-    warm_start: bool = False
+    warm_start: WarmStart | None = None
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2:
@@ -63,13 +65,14 @@ class FrontPlan:
     @property
     def name(self) -> str:
         """What the study is called: a folder that holds another one is left alone."""
-        how = f"{self.arm} from neighbours" if self.warm_start else self.arm
+        how = f"{self.arm} from {self.warm_start}s" if self.warm_start else self.arm
         return f"front of {self.env} by {how}" + (f" with {self.transform}" if self.transform else "")
 
     @property
     def folder(self) -> Path:
         """Where it is kept if nothing else is said."""
-        parts = [self.arm, *(["warm"] if self.warm_start else []), *([self._condition] if self.transform else [])]
+        begun = [f"from-{self.warm_start}s"] if self.warm_start else []
+        parts = [self.arm, *begun, *([self._condition] if self.transform else [])]
         return Path("runs/fronts") / self.env.replace(":", "-") / "-".join(parts)
 
     def jobs(self, preferences: Sequence[Sequence[float]] | np.ndarray, eval_gamma: float | None) -> tuple[Study, list[Job]]:
@@ -142,10 +145,12 @@ class FrontPlan:
     def _arms(self, preferences: np.ndarray) -> dict[str, dict[str, Any]]:
         """An arm for each preference: settings by name. What one starts from does not depend on those that come after it."""
         names = [f"{self.arm}-p" + "-".join(f"{weight:g}" for weight in weights) for weights in preferences.tolist()]
-        found = {}
+        found: dict[str, dict[str, Any]] = {arms.EXPERTS: {}} if self.warm_start == "expert" else {}
         for k, (name, weights) in enumerate(zip(names, preferences.tolist(), strict=True)):
             found[name] = {**self._own_settings, "preference": dict(zip(self.objectives, weights, strict=True))}
-            if self.warm_start and k:
+            if self.warm_start == "expert":
+                found[name]["start_from"] = arms.EXPERT + self.objectives[int(np.argmax(weights))]
+            elif self.warm_start == "neighbour" and k:
                 nearest = np.linalg.norm(preferences[:k] - preferences[k], axis=1).round(_DIGITS).argmin()
                 found[name]["start_from"] = names[nearest]
         return found

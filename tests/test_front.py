@@ -53,7 +53,7 @@ def test_each_preference_is_an_ordinary_job(arm, tmp_path):
 
 @pytest.mark.parametrize("arm", ["dibs", "dibs-anchored"])
 def test_a_warm_start_is_from_the_nearest_preference_before_it(arm, tmp_path):
-    plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start=True)
+    plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start="neighbour")
     preferences = np.array([[0.01, 0.99], [0.5, 0.5], [0.99, 0.01], [0.7, 0.3], [0.3, 0.7]])
     _, jobs = plan.jobs(preferences, None)
     weighed = [job for job in jobs if not job.arm.startswith("expert-")]
@@ -68,7 +68,21 @@ def test_a_warm_start_is_from_the_nearest_preference_before_it(arm, tmp_path):
         assert len(job.experts) == (2 if arm == "dibs-anchored" else 0)
     _, fewer = plan.jobs(preferences[:3], None)  # what is added later changes nothing about those before
     assert {job.arm: job.given for job in fewer}.items() <= {job.arm: job.given for job in jobs}.items()
-    assert plan.name != dataclasses.replace(plan, warm_start=False).name
+    assert len({dataclasses.replace(plan, warm_start=how).name for how in (None, "neighbour", "expert")}) == 3
+    assert len({dataclasses.replace(plan, warm_start=how).folder for how in (None, "neighbour", "expert")}) == 3
+
+
+@pytest.mark.parametrize("arm", ["dibs", "dibs-anchored"])
+def test_a_warm_start_is_from_the_favoured_objective_s_expert(arm):
+    """Whatever the units that the front is trained in: experts are trained in those that are given."""
+    plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start="expert", transform="energy=1e3")
+    _, jobs = plan.jobs(np.array([[0.01, 0.99], [0.5, 0.5], [0.7, 0.3]]), None)
+    assert [job.arm for job in jobs[:2]] == ["expert-forward", "expert-energy"]
+    weighed = [job for job in jobs if not job.arm.startswith("expert-")]
+    assert [job.start.arm for job in weighed] == ["expert-energy", "expert-forward", "expert-forward"] * 2
+    for job in weighed:
+        assert (job.start.config.seed, job.start.condition) == (job.config.seed, "scale-1")
+        assert job.start in job.after
 
 
 def test_the_anchored_game_has_one_set_of_experts_a_seed():

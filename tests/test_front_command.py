@@ -152,15 +152,26 @@ def test_a_lattice_alone(front, tmp_path):
 
 
 def test_each_policy_begins_as_its_neighbour(front, tmp_path):
-    code, said, started = front("--points", 3, "--warm-start")
+    code, said, started = front("--points", 3, "--warm-start", "neighbour")
     assert (code, started) == (0, ["dibs-p0.01-0.99", "dibs-p0.99-0.01", "dibs-p0.5-0.5"])
     assert "Environment steps: 192." in said
     runs = tmp_path / ENV / "scale-1"
     facts = {arm: yaml.safe_load((runs / arm / "seed0/config.yaml").read_text())["facts"] for arm in started}
     first = str(runs / "dibs-p0.01-0.99/seed0/model.zip")
     assert [facts[arm].get("started_from") for arm in started] == [None, first, first]
-    assert front("--points", 3, "--warm-start")[2] == []
+    assert front("--points", 3, "--warm-start", "neighbour")[2] == []
     assert command("front", "--env", ENV, "--points", 3, "--steps", 64, "--out", tmp_path, *QUICK) == 2  # another front
+
+
+def test_each_policy_begins_as_an_expert(front, tmp_path):
+    code, said, started = front("--points", 2, "--warm-start", "expert")
+    assert (code, started) == (0, ["expert-treasure", "expert-time", "dibs-p0.01-0.99", "dibs-p0.99-0.01"])
+    assert "Environment steps: 256, 128 of them the experts'." in said
+    assert [row["folder"].split("/")[2] for row in rows(tmp_path)] == started
+    runs = tmp_path / ENV / "scale-1"
+    facts = {arm: yaml.safe_load((runs / arm / "seed0/config.yaml").read_text())["facts"] for arm in started}
+    begun = [facts[arm].get("started_from") for arm in started[2:]]
+    assert begun == [str(runs / f"expert-{name}/seed0/model.zip") for name in ("time", "treasure")]
 
 
 def test_a_failed_policy_leaves_no_gap_that_is_refined(front, tmp_path):
