@@ -7,7 +7,7 @@ Each variant trains one policy for equal preferences, and one for each objective
 from the same experts, which are trained first. A finished training is a JSON file in the folder (`--out`), and is not
 repeated: the same command goes on where it was stopped. Printed last, over seeds, with 95% bootstrap intervals: returns
 for equal preferences, the hypervolume of the policies together (discount and reference point from configs/fronts.yaml),
-and the rank correlation of weight and return. The experts' steps are the same for all variants but `local` and `random`,
+the rank correlation of weight and return, and, paired by seed, how much the hypervolume is above the first variant's. The experts' steps are the same for all variants but `local` and `random`,
 which need none; they are not counted here.
 
 Variants:
@@ -268,14 +268,19 @@ def table(trainings: Sequence[Training]) -> list[list[str]]:
     """Rows of cells, the first one of headings."""
     results = {training: read_json(training.file, _REMEDY) for training in trainings}
     objectives = list(next(iter(results.values()))["returns"])
-    rows = [["variant", *objectives, "hypervolume", "weight control"]]
+    first = trainings[0].variant
+    rows = [["variant", *objectives, "hypervolume", "weight control", f"hypervolume above {first}"]]
+    volumes: dict[str, np.ndarray] = {}
     for variant in dict.fromkeys(training.variant for training in trainings):
         own = {training: result for training, result in results.items() if training.variant == variant}
         equal = [result["returns"] for training, result in own.items() if len(set(training.preference)) == 1]
         seeds = dict.fromkeys(training.config.seed for training in own)
         worth = [worth_of({t: result for t, result in own.items() if t.config.seed == seed}, objectives) for seed in seeds]
         columns = [[returns[name]["mean"] for returns in equal] for name in objectives]
-        rows.append([variant, *(shown(estimate([values], mean)) for values in [*columns, *zip(*worth, strict=True)])])
+        volumes[variant] = np.array([volume for volume, _ in worth])
+        above = [] if variant == first else volumes[variant] - volumes[first]  # paired: the same seeds
+        cells = [*columns, *zip(*worth, strict=True), above]
+        rows.append([variant, *(shown(estimate([values], mean) if len(values) else None) for values in cells)])
     return rows
 
 

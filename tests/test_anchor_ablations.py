@@ -145,14 +145,19 @@ def result(script, folder, variant, preference, seed, returns):
 def test_the_table_is_of_what_the_files_hold(script, tmp_path):
     returns = {(1.0, 1.0): (5, 5), (3.0, 1.0): (8, 1), (1.0, 3.0): (2, 9)}
     trainings = [
-        result(script, tmp_path, "local", preference, seed, [one + seed for one in found])
+        result(script, tmp_path, variant, preference, seed, [one + more * seed for one in found])
         for seed in (0, 2)
+        for variant, more in (("local", 1), ("anchored", 2))
         for preference, found in returns.items()
     ]
-    head, row = script.table(trainings)
-    assert head == ["variant", "forward", "energy", "hypervolume", "weight control"]
-    volume = np.mean([hypervolume(np.array(list(returns.values())) + seed, [-100, -100]) for seed in (0, 2)])
-    assert row == ["local", "6.00", "6.00", f"{volume:,.0f}", "1.00"]
+    head, row, other = script.table(trainings)
+    assert head == ["variant", "forward", "energy", "hypervolume", "weight control", "hypervolume above local"]
+    volumes = [
+        np.mean([hypervolume(np.array(list(returns.values())) + more * seed, [-100, -100]) for seed in (0, 2)])
+        for more in (1, 2)
+    ]
+    assert row == ["local", "6.00", "6.00", f"{volumes[0]:,.0f}", "1.00", script.shown(None)]
+    assert other == ["anchored", "7.00", "7.00", f"{volumes[1]:,.0f}", "1.00", f"{volumes[1] - volumes[0]:,.0f}"]
 
 
 def test_a_result_of_other_settings_is_no_result(script, tmp_path):
