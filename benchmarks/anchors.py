@@ -7,8 +7,8 @@ Each variant trains one policy for equal preferences, and one for each objective
 from the same experts, which are trained first. A finished training is a JSON file in the folder (`--out`), and is not
 repeated: the same command goes on where it was stopped. Printed last, over seeds, with 95% bootstrap intervals: returns
 for equal preferences, the hypervolume of the policies together (discount and reference point from configs/fronts.yaml),
-the rank correlation of weight and return, and, paired by seed, how much the hypervolume is above the first variant's. The experts' steps are the same for all variants but `local` and `random`,
-which need none; they are not counted here.
+the rank correlation of weight and return, and, paired by seed, how much the hypervolume is above the first variant's.
+The experts' steps are the same for all variants but `local` and `random`, which need none; they are not counted here.
 
 Variants:
     local              the local game, without experts
