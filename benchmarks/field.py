@@ -5,8 +5,9 @@
         --transform energy=1e3 --out runs/field/cheetah-energy-x1e3
 
 Methods: `dibs`, `dibs-anchored`, `norm-sum`, `weighted-sum`, `sb3-ppo` and any other arm of `dibs-rl front`, which trains a
-policy for each preference (steps of experts are taken off the budget first); and `pgmorl` and `capql` of MORL-Baselines, whose
-policies are evaluated here as all others are, whatever their own numbers say (`field_learners.py` says what is around them).
+policy for each preference (steps of experts are taken off the budget first), with `-from-experts` or `-from-neighbours`
+behind it for its `--warm-start`; and `pgmorl` and `capql` of MORL-Baselines, whose policies are evaluated here as all others
+are, whatever their own numbers say (`field_learners.py` says what is around them).
 These two need, in an environment of their own:
 
     pip install 'dibs-rl[field]' && pip install --no-deps morl-baselines==1.3.0
@@ -39,12 +40,12 @@ from dibs_rl.cli.trainings import named_values
 from dibs_rl.envs import base_and_transform, resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import points, read_front, read_result
-from dibs_rl.front_study import FrontPlan
+from dibs_rl.front_study import FrontPlan, WarmStart
 from dibs_rl.preferences import lattice
 from dibs_rl.provenance import versions
 from dibs_rl.yardstick import yardstick
 
-DEFAULT_METHODS = ("dibs", "dibs-anchored", "weighted-sum", "sb3-ppo", *THEIRS)
+DEFAULT_METHODS = ("dibs", "dibs-from-experts", "dibs-anchored", "weighted-sum", "sb3-ppo", *THEIRS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,7 +123,7 @@ def check_methods(contest: Contest, methods: Sequence[str]) -> None:
     """Raises a UserError if there is no such method."""
     for method in methods:
         if method not in THEIRS:
-            FrontPlan(contest.env, contest.objectives, method)
+            FrontPlan(contest.env, contest.objectives, read_method(method)[0])
 
 
 def run_missing(
@@ -148,25 +149,34 @@ def run_missing(
     return max(code, run_theirs(contest, theirs, settings, root, jobs)) if theirs else code
 
 
-def front_steps(contest: Contest, arm: str) -> int:
+def front_steps(contest: Contest, method: str) -> int:
     """Steps of each policy of a front, experts' among them."""
     m = len(contest.objectives)
+    arm, warm_start = read_method(method)
     own = arms.expand({arm: None}, contest.objectives)[arm]
     policies = contest.points if contest.refine else len(lattice(m, contest.points))  # a lattice may have fewer
-    return contest.budget // (policies + (m if arms.is_anchored(own) else 0))
+    return contest.budget // (policies + (m if warm_start == "expert" or arms.is_anchored(own) else 0))
 
 
-def run_front(contest: Contest, arm: str, seed: int, settings: Mapping[str, Any], root: Path, jobs: int) -> int:
+def read_method(method: str) -> tuple[str, WarmStart]:
+    """The arm of a front, and what its policies begin as: `dibs-from-experts` is `dibs` from experts."""
+    arm, begun, what = method.rpartition("-from-")
+    known: dict[str, WarmStart] = {"neighbours": "neighbour", "experts": "expert"}
+    return (arm, known[what]) if begun and what in known else (method, "none")
+
+
+def run_front(contest: Contest, method: str, seed: int, settings: Mapping[str, Any], root: Path, jobs: int) -> int:
     """Trains a front, and writes its row if it is whole; returns the exit code of `dibs-rl front`."""
-    folder = root / arm / f"seed{seed}"
+    folder, (arm, warm_start) = root / method / f"seed{seed}", read_method(method)
     reference = zip(contest.objectives, contest.reference, strict=True)
     words = {
         "env": contest.env,
         "arm": arm,
+        "warm-start": warm_start,
         "points": contest.points,
         "refine": contest.refine,
         "seeds": seed,
-        "steps": front_steps(contest, arm),
+        "steps": front_steps(contest, method),
         "gamma": contest.gamma,
         "ref-point": ",".join(f"{name}={value}" for name, value in reference),
         "jobs": jobs,
@@ -177,7 +187,7 @@ def run_front(contest: Contest, arm: str, seed: int, settings: Mapping[str, Any]
     flags = [text for name, value in words.items() for text in (f"--{name}", str(value))]
     code = front_command.run([*flags, "--settings", *of_runs])
     if code == 0:
-        write_row(root, contest, {"method": arm, "seed": seed, "settings": dict(settings), **front_row(folder)})
+        write_row(root, contest, {"method": method, "seed": seed, "settings": dict(settings), **front_row(folder)})
     return code
 
 

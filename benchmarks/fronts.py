@@ -3,7 +3,7 @@
     python benchmarks/fronts.py runs/fronts/mo-halfcheetah-v5/* --out fronts.png
     python benchmarks/fronts.py FRONT FRONT --ref-point forward=-100,energy=-500 --without-experts
 
-The folders are those of `dibs-rl front`. Measures are means over seeds with 95% bootstrap intervals; hypervolume above the
+The folders are those of `dibs-rl front`. Measures are means over seeds with 95% bootstrap intervals; what is above the
 first is over the seeds that both fronts have. Steps are those of one seed, its experts' included; seconds are the processor's,
 of each policy's own training.
 """
@@ -26,6 +26,7 @@ from dibs_rl.yardstick import yardstick
 
 _ALIKE = ("env", "gamma", "episodes", "deterministic")
 _MEASURES = ("hypervolume", "expected_utility", "sparsity", "weight_control")
+_COMPARED = _MEASURES[:2]
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,14 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True) 
 def table(fronts: Sequence[Front]) -> str:
     """Markdown, a row for each front."""
     titles = [name.replace("_", " ") for name in _MEASURES]
-    rows = [["front", "seeds", "policies", *titles, "hypervolume above the first", "steps of a seed", "CPU seconds a policy"]]
+    differences = [f"{name.replace('_', ' ')} above the first" for name in _COMPARED]
+    rows = [["front", "seeds", "policies", *titles, *differences, "steps of a seed", "CPU seconds a policy"]]
     first = fronts[0].worth
     for front in fronts:
-        above = [front.worth[s]["hypervolume"] - first[s]["hypervolume"] for s in front.worth if s in first]
+        both = [] if front is fronts[0] else [seed for seed in front.worth if seed in first]
         columns = [[worth[name] for worth in front.worth.values()] for name in _MEASURES]
-        columns += [[] if front is fronts[0] else above, front.cpu_seconds]
+        columns += [[front.worth[seed][name] - first[seed][name] for seed in both] for name in _COMPARED]
+        columns += [front.cpu_seconds]
         *estimates, seconds = (shown(estimate([values], mean) if values else None) for values in columns)
         n = len(front.worth)
         rows.append([front.label, str(n), str(len(front.policies) // n), *estimates, f"{front.steps // n:,}", seconds])

@@ -19,7 +19,7 @@ from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"
 """What traces a front unless something else is said."""
-WarmStart = Literal["neighbour", "expert"]
+WarmStart = Literal["none", "neighbour", "expert"]
 _SAID_BY_THE_FRONT = {"preference", "combiner", "anchors", "start_from", "eval_gamma"}
 _DIGITS = 9  # of a distance between preferences: which of two is nearer is not to depend on rounding
 
@@ -35,8 +35,8 @@ class FrontPlan:
         settings: Of each training, over those that are shipped for the environment.
         transform: What the learners see of the rewards.
         seeds: Each preference is trained once with each.
-        warm_start: What each policy begins as: that of the nearest preference before it, the expert of the objective that
-            its preference favours (the first one of equals), or at random.
+        warm_start: What each policy begins as: nothing, that of the nearest preference before it, or the expert of the
+            objective that its preference favours (the first one of equals).
 
     Raises:
         UserError: If the arm is unknown or takes no preference, or a setting is the front's own to make.
@@ -48,7 +48,7 @@ class FrontPlan:
     settings: Mapping[str, Any] | None = None
     transform: str = ""
     seeds: tuple[int, ...] = (0,)
-    warm_start: WarmStart | None = None
+    warm_start: WarmStart = "none"
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2:
@@ -65,13 +65,13 @@ class FrontPlan:
     @property
     def name(self) -> str:
         """What the study is called: a folder that holds another one is left alone."""
-        how = f"{self.arm} from {self.warm_start}s" if self.warm_start else self.arm
+        how = self.arm if self.warm_start == "none" else f"{self.arm} from {self.warm_start}s"
         return f"front of {self.env} by {how}" + (f" with {self.transform}" if self.transform else "")
 
     @property
     def folder(self) -> Path:
         """Where it is kept if nothing else is said."""
-        begun = [f"from-{self.warm_start}s"] if self.warm_start else []
+        begun = [] if self.warm_start == "none" else [f"from-{self.warm_start}s"]
         parts = [self.arm, *begun, *([self._condition] if self.transform else [])]
         return Path("runs/fronts") / self.env.replace(":", "-") / "-".join(parts)
 

@@ -91,7 +91,9 @@ def test_the_reference_point_is_in_the_units_that_are_learnt_from():
 
 def test_experts_are_paid_from_the_same_budget():
     assert field.front_steps(CONTEST, "dibs") == field.front_steps(CONTEST, "sb3-ppo") == 1200 // 4
-    assert field.front_steps(CONTEST, "dibs-anchored") == 1200 // (4 + 2)
+    assert field.front_steps(CONTEST, "dibs-anchored") == field.front_steps(CONTEST, "dibs-from-experts") == 1200 // (4 + 2)
+    assert field.front_steps(CONTEST, "dibs-from-neighbours") == 1200 // 4
+    assert field.read_method("dibs-anchored-from-experts") == ("dibs-anchored", "expert")
 
 
 def test_a_lattice_with_fewer_points_trains_each_longer():

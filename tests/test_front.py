@@ -68,8 +68,8 @@ def test_a_warm_start_is_from_the_nearest_preference_before_it(arm, tmp_path):
         assert len(job.experts) == (2 if arm == "dibs-anchored" else 0)
     _, fewer = plan.jobs(preferences[:3], None)  # what is added later changes nothing about those before
     assert {job.arm: job.given for job in fewer}.items() <= {job.arm: job.given for job in jobs}.items()
-    assert len({dataclasses.replace(plan, warm_start=how).name for how in (None, "neighbour", "expert")}) == 3
-    assert len({dataclasses.replace(plan, warm_start=how).folder for how in (None, "neighbour", "expert")}) == 3
+    every = [dataclasses.replace(plan, warm_start=how) for how in ("none", "neighbour", "expert")]
+    assert len({one.name for one in every}) == len({one.folder for one in every}) == 3
 
 
 @pytest.mark.parametrize("arm", ["dibs", "dibs-anchored"])

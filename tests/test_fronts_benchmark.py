@@ -48,6 +48,7 @@ def test_a_row_a_front_and_differences_over_the_seeds_that_both_have(script, tmp
     assert first["hypervolume above the first"] == "—"
     assert (second["front"], second["hypervolume"]) == ("norm-sum", "15,500")  # two seeds have no interval
     assert second["hypervolume above the first"] == "500"  # of (11,000 - 10,000, 20,000 - 20,000)
+    assert second["expected utility above the first"] not in ("—", "0")
 
 
 def test_another_reference_point_measures_anew(script, tmp_path):

@@ -45,9 +45,10 @@ class FrontConfig:
     """What the preferences are given to: dibs, dibs-anchored, norm-sum, weighted-sum, sb3-ppo, or a combiner with weights."""
     seeds: tuple[Seed, ...] = (0,)
     """Each preference is trained once with each; each seed has a front of its own."""
-    warm_start: WarmStart | None = None
-    """Let each policy begin as that of the nearest preference before it (the trainings of a seed then wait for each other), or
-    as the expert of the objective that its preference favours (experts are trained first, and are points of the front)."""
+    warm_start: WarmStart = "none"
+    """What each policy begins as: nothing, that of the nearest preference before it (the trainings of a seed then wait for
+    each other), or the expert of the objective that its preference favours (experts are trained first, and are points of the
+    front)."""
     transform: str = ""
     """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
     ref_point: str = ""
