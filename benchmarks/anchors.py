@@ -47,6 +47,7 @@ from torch.distributions import Normal, kl_divergence
 from dibs_rl.agents import DiBSPPO
 from dibs_rl.agents.anchors import Anchors
 from dibs_rl.agents.experts import expert_facts
+from dibs_rl.cli.benchmark import objectives_of
 from dibs_rl.cli.evaluate import evaluated
 from dibs_rl.cli.experts import ExpertsConfig, make_experts
 from dibs_rl.cli.model import build_model, make_env
@@ -113,6 +114,7 @@ class NoiseFloor(BaseCallback):
 VARIANTS = ("local", "local-from-expert", "anchored", "frozen", "random", "half", "kl", "from-expert", "noise-floor")
 WITHOUT_EXPERTS = {"local", "random"}
 WITHOUT_ANCHORS = {*WITHOUT_EXPERTS, "local-from-expert"}  # those of `random` are no experts
+FROM_EXPERT = {"from-expert", "local-from-expert"}
 OF_NOISE = {"kl", "noise-floor"}
 ANCHORS: dict[str, type[Anchors]] = {"frozen": Frozen, "kl": ByKL}  # of all others, those that ship
 
@@ -183,8 +185,7 @@ def train_experts(flags: argparse.Namespace) -> dict[tuple[int, int], Path]:
 
 def words_of(flags: argparse.Namespace, seed: int) -> list[str]:
     """Flags of `dibs-rl train` that all trainings of a seed have."""
-    with contextlib.closing(as_vector_env(flags.env)) as env:
-        gamma = yardstick(flags.env, env.objectives).gamma
+    gamma = yardstick(flags.env, objectives_of(flags.env, {})).gamma
     discount = [] if gamma is None else ["--eval-gamma", str(gamma)]
     steps = [] if flags.steps is None else ["--steps", str(flags.steps)]
     worker = str(int(flags.env in TASKS))
@@ -193,8 +194,7 @@ def words_of(flags: argparse.Namespace, seed: int) -> list[str]:
 
 def plan(flags: argparse.Namespace, folders: Mapping[tuple[int, int], Path]) -> list[Training]:
     """All trainings, the first seed's first, with the experts in their folders."""
-    with contextlib.closing(as_vector_env(flags.env)) as env:
-        objectives = env.objectives
+    objectives = objectives_of(flags.env, {})
     found = []
     for seed in flags.seeds:
         words = words_of(flags, seed)
@@ -204,7 +204,7 @@ def plan(flags: argparse.Namespace, folders: Mapping[tuple[int, int], Path]) -> 
             if variant not in WITHOUT_EXPERTS:
                 folder = folders[seed, 2 if variant == "half" else 1]
                 own += [] if variant in WITHOUT_ANCHORS else ["--anchors", str(folder)]
-                if variant.endswith("from-expert"):
+                if variant in FROM_EXPERT:
                     own += ["--start-from", str(run_of(folder, objectives[int(np.argmax(preference))]))]
             name = f"{variant}-p" + "-".join(f"{weight:g}" for weight in preference)
             found.append(Training(variant, preference, read_config(own), flags.out / flags.env / name / f"seed{seed}.json"))

@@ -33,7 +33,6 @@ from typing import Any
 from field_others import THEIRS, run_theirs
 from field_rows import Contest, Row, read_row, write_row, write_table
 
-from dibs_rl import arms
 from dibs_rl.cli import front as front_command
 from dibs_rl.cli.benchmark import objectives_of
 from dibs_rl.cli.trainings import named_values
@@ -109,9 +108,7 @@ def read_contest(flags: argparse.Namespace) -> Contest:
     measure = yardstick(base_and_transform(env_id)[0], objectives)
     if measure.gamma is None or measure.reference is None:
         raise UserError(f"configs/fronts.yaml has no discount and reference point of {env_id}.")
-    if flags.points < len(objectives):
-        names = ", ".join(objectives)
-        raise UserError(f"--points is at least {len(objectives)}, one for each of {names}; found {flags.points}.")
+    FrontPlan(env_id, objectives).check_points(flags.points)
     reference = tuple(measure.reference[name] for name in objectives)
     how = (flags.transform, int(flags.budget), flags.points, flags.refine, measure.gamma, reference, flags.episodes)
     contest = Contest(env_id, objectives, *how)
@@ -123,7 +120,7 @@ def check_methods(contest: Contest, methods: Sequence[str]) -> None:
     """Raises a UserError if there is no such method."""
     for method in methods:
         if method not in THEIRS:
-            FrontPlan(contest.env, contest.objectives, read_method(method)[0])
+            plan_of(contest, method)
 
 
 def run_missing(
@@ -152,27 +149,30 @@ def run_missing(
 def front_steps(contest: Contest, method: str) -> int:
     """Steps of each policy of a front, experts' among them."""
     m = len(contest.objectives)
-    arm, warm_start = read_method(method)
-    own = arms.expand({arm: None}, contest.objectives)[arm]
     policies = contest.points if contest.refine else len(lattice(m, contest.points))  # a lattice may have fewer
-    return contest.budget // (policies + (m if warm_start == "expert" or arms.is_anchored(own) else 0))
+    return contest.budget // (policies + (m if plan_of(contest, method).has_experts else 0))
 
 
-def read_method(method: str) -> tuple[str, WarmStart]:
-    """The arm of a front, and what its policies begin as: `dibs-from-experts` is `dibs` from experts."""
-    arm, begun, what = method.rpartition("-from-")
+def plan_of(contest: Contest, method: str) -> FrontPlan:
+    """The front of a method: `dibs-from-experts` is the arm `dibs`, whose policies begin as experts.
+
+    Raises:
+        UserError: If there is no such arm, or it takes no preference.
+    """
+    arm, _, what = method.rpartition("-from-")
     known: dict[str, WarmStart] = {"neighbours": "neighbour", "experts": "expert"}
-    return (arm, known[what]) if begun and what in known else (method, "none")
+    how = {"arm": arm, "warm_start": known[what]} if what in known else {"arm": method}
+    return FrontPlan(contest.env, contest.objectives, **how)
 
 
 def run_front(contest: Contest, method: str, seed: int, settings: Mapping[str, Any], root: Path, jobs: int) -> int:
     """Trains a front, and writes its row if it is whole; returns the exit code of `dibs-rl front`."""
-    folder, (arm, warm_start) = root / method / f"seed{seed}", read_method(method)
+    folder, plan = root / method / f"seed{seed}", plan_of(contest, method)
     reference = zip(contest.objectives, contest.reference, strict=True)
     words = {
         "env": contest.env,
-        "arm": arm,
-        "warm-start": warm_start,
+        "arm": plan.arm,
+        "warm-start": plan.warm_start,
         "points": contest.points,
         "refine": contest.refine,
         "seeds": seed,

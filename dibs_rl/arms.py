@@ -28,8 +28,8 @@ def expand(given: Mapping[str, Mapping[str, Any] | None], objectives: Iterable[s
 
     `random` evaluates the untrained policy; `sb3-ppo` is Stable-Baselines3's; `dibs-50` is DiBS with 50 steps; the name of any
     combiner is an arm with that combiner; `expert-OBJECTIVE` learns with all other rewards off, `experts` stands for all of
-    them, and comes along with an arm that has `anchors: auto`, as `dibs-anchored` does. Any other name is a new arm, which
-    needs settings.
+    them that are not named, and comes along with an arm that has `anchors: auto`, as `dibs-anchored` does. Any other name is a
+    new arm, which needs settings.
 
     Args:
         given: By name: settings, over those that the name says.

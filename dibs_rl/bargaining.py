@@ -37,7 +37,7 @@ class DiBSWeighting(Weighting[PSDMatrix]):
     def __init__(self, *, steps: int = 5, preference: Preference = None) -> None:
         super().__init__()
         self.steps = games.checked_steps(steps)
-        self.preference = None if preference is None else positive_weights(preference)
+        self.preference = None if preference is None else games.votes_of(positive_weights(preference))
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, and for a file that opens also where there is no GPU; `weigh` brings tensors back to one."""

@@ -63,6 +63,17 @@ class FrontPlan:
             make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
 
     @property
+    def has_experts(self) -> bool:
+        """Whether each seed begins with an expert of each objective."""
+        return self.warm_start == "expert" or arms.is_anchored(self._own_settings)
+
+    def check_points(self, count: int) -> None:
+        """Raises a UserError if there are fewer preferences than objectives."""
+        if count < len(self.objectives):
+            names = ", ".join(self.objectives)
+            raise UserError(f"--points is at least {len(self.objectives)}, one for each of {names}; found {count}.")
+
+    @property
     def name(self) -> str:
         """What the study is called: a folder that holds another one is left alone."""
         how = self.arm if self.warm_start == "none" else f"{self.arm} from {self.warm_start}s"

@@ -50,7 +50,7 @@ def dibs_weights(
         NonFiniteError: If `cosine` holds a NaN or an infinity (on the processor).
     """
     q = checked_cosine(cosine)
-    preference = None if preference is None else beside(q, positive_weights(preference, q.shape[-1]))
+    preference = None if preference is None else beside(q, votes_of(positive_weights(preference, q.shape[-1])))
     play: Callable[..., Array] = partial(local_game, preference=preference, steps=checked_steps(steps))
     games: tuple[Array, ...] = (q,)
     if distances is not None:
@@ -109,6 +109,11 @@ def positive_weights(preference: Tensor | Sequence[float], m: int | None = None,
     return weights
 
 
+def votes_of(weights: Tensor) -> Tensor:
+    """Preference weights `[m]` in a unit of their own, whose sums and products with distances stay within float64."""
+    return weights * unit_power(weights.max())
+
+
 def as_array(matrix: Tensor) -> Array:
     """A float64 matrix for the algebra above; a stack of them stays a tensor everywhere, for `torch.vmap`."""
     return matrix if matrix.dim() > 2 or sync.waits(matrix.device) else matrix.numpy()
@@ -120,7 +125,7 @@ def as_tensor(array: Array) -> Tensor:
 
 
 def beside(cosine: Array, weights: Tensor | None) -> Array | None:
-    """Preference weights `[m]`, checked before, in a unit of their own, as what the cosines are and where they are.
+    """Preference weights `[m]`, checked before, as what the cosines are and where they are.
 
     Raises:
         UserError: If there is not one for each objective.
@@ -129,7 +134,6 @@ def beside(cosine: Array, weights: Tensor | None) -> Array | None:
         return None
     if len(weights) != cosine.shape[-1]:
         positive_weights(weights, cosine.shape[-1])  # says so
-    weights = weights * unit_power(weights.max())
     return weights.to(cosine.device) if isinstance(cosine, Tensor) else weights.numpy()
 
 

@@ -62,7 +62,7 @@ def test_experts_are_trained_once(experts, capsys):
     assert dispatch(["experts", *ENV, "--steps", "512"]) == 0
     assert {file: file.stat().st_mtime_ns for file in experts.rglob("*") if file.is_file()} == before
     said = " ".join(capsys.readouterr().out.split())
-    assert f"dibs-rl train --env deep-sea-treasure --anchors {experts.relative_to(Path.cwd())}" in said.replace("- ", "-")
+    assert f"dibs-rl train --env=deep-sea-treasure --anchors={experts.relative_to(Path.cwd())}" in said.replace("- ", "-")
 
 
 def test_the_command_that_is_printed_has_the_task_in_it(monkeypatch, capsys):
@@ -71,7 +71,7 @@ def test_the_command_that_is_printed_has_the_task_in_it(monkeypatch, capsys):
     asked = ["--env", "HalfCheetah-v5", "--algo", "sac", "--reward-terms", terms, "--pad-tasks", "--backend", "gym"]
     assert dispatch(["experts", *asked, "--steps", "9", "--seed", "3"]) == 0
     (command,) = re.findall(r"dibs-rl (.*)\)", " ".join(capsys.readouterr().out.split()))
-    config = read_config(shlex.split(command)[1:-2])
+    config = read_config(shlex.split(command)[1:-1])  # without the folder of the experts
     assert (config.env, config.algo, config.reward_terms) == ("HalfCheetah-v5", "sac", terms)
     assert (config.pad_tasks, config.backend) == (True, "gym")
 

@@ -93,7 +93,8 @@ def test_experts_are_paid_from_the_same_budget():
     assert field.front_steps(CONTEST, "dibs") == field.front_steps(CONTEST, "sb3-ppo") == 1200 // 4
     assert field.front_steps(CONTEST, "dibs-anchored") == field.front_steps(CONTEST, "dibs-from-experts") == 1200 // (4 + 2)
     assert field.front_steps(CONTEST, "dibs-from-neighbours") == 1200 // 4
-    assert field.read_method("dibs-anchored-from-experts") == ("dibs-anchored", "expert")
+    both = field.plan_of(CONTEST, "dibs-anchored-from-experts")
+    assert (both.arm, both.warm_start) == ("dibs-anchored", "expert")
 
 
 def test_a_lattice_with_fewer_points_trains_each_longer():

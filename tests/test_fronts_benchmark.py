@@ -48,7 +48,7 @@ def test_a_row_a_front_and_differences_over_the_seeds_that_both_have(script, tmp
     assert first["hypervolume above the first"] == "—"
     assert (second["front"], second["hypervolume"]) == ("norm-sum", "15,500")  # two seeds have no interval
     assert second["hypervolume above the first"] == "500"  # of (11,000 - 10,000, 20,000 - 20,000)
-    assert second["expected utility above the first"] not in ("—", "0")
+    assert second["expected utility above the first"] == "2.50"  # of (5 - 0, 50 - 50): weights of forward are 1/2 in the mean
 
 
 def test_another_reference_point_measures_anew(script, tmp_path):

@@ -5,7 +5,6 @@ import dataclasses
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dibs_rl import arms
 from dibs_rl import study as studies
@@ -13,6 +12,7 @@ from dibs_rl.agents.experts import has_experts, write_experts
 from dibs_rl.cli.benchmark import check_against_runs, objectives_of, run_jobs
 from dibs_rl.cli.expert_cache import cached, check, facts_of, task_facts
 from dibs_rl.cli.flags import parse, print_line
+from dibs_rl.cli.job_flags import as_flags
 from dibs_rl.cli.model import choose_worlds_device, make_env
 from dibs_rl.cli.trainings import TrainingFlags, make_launcher
 from dibs_rl.config import OF_TASK, Count, Number, RunConfig, Seed
@@ -22,7 +22,6 @@ from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job, Study
 
 _SETTINGS = {"algo", "steps", *OF_TASK, "backend", "device"}  # flags that are settings of the training
-_SAID_TO_TRAIN = {"env", "algo", *OF_TASK, "backend"}
 
 
 @dataclass
@@ -57,18 +56,12 @@ def run(arguments: list[str]) -> int:
     flags = parse(ExpertsConfig, arguments, "experts")
     code, folder = make_experts(flags)
     if code == 0:
-        task = [word for field in dataclasses.fields(flags) for word in _said(flags, field)]
-        print_line(f"Experts: {folder}   (use them: {shlex.join(['dibs-rl', 'train', *task, '--anchors', str(folder)])})")
+        # What makes it another task, learner or physics has to be said to `train` as well.
+        other = {name: getattr(flags, name) for name in ("algo", *OF_TASK, "backend")}
+        said = {name: value for name, value in other.items() if value != getattr(ExpertsConfig, name)}
+        words = as_flags({"env": flags.env, **said, "anchors": folder})
+        print_line(f"Experts: {folder}   (use them: {shlex.join(['dibs-rl', 'train', *words])})")
     return code
-
-
-def _said(flags: ExpertsConfig, field: dataclasses.Field[Any]) -> list[str]:
-    """A flag as it has to be said to `train` as well: what makes it another task, learner or physics."""
-    value = getattr(flags, field.name)
-    if field.name not in _SAID_TO_TRAIN or (value == field.default and field.name != "env"):
-        return []
-    name = "--" + field.name.replace("_", "-")
-    return [name] if value is True else [name, str(value)]
 
 
 def make_experts(flags: ExpertsConfig) -> tuple[int, Path]:

@@ -67,9 +67,7 @@ def run(arguments: list[str]) -> int:
     plan = read_plan(flags)
     if not flags.seeds:
         raise UserError("A front has at least one seed: --seeds 0.")
-    if flags.points < len(plan.objectives):
-        names = ", ".join(plan.objectives)
-        raise UserError(f"--points is at least {len(plan.objectives)}, one for each of {names}; found {flags.points}.")
+    plan.check_points(flags.points)
     measure = yardstick(base_and_transform(plan.env)[0], plan.objectives, flags.ref_point, flags.gamma)
     root = flags.out or plan.folder
     plan, preferences = plan.begun(root, measure.gamma)
