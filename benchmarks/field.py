@@ -5,9 +5,9 @@
         --transform energy=1e3 --out runs/field/cheetah-energy-x1e3
 
 Methods: `dibs`, `dibs-anchored`, `norm-sum`, `weighted-sum`, `sb3-ppo` and any other arm of `dibs-rl front`, which trains a
-policy for each preference (steps of experts are taken off the budget first), with `-from-experts` or `-from-neighbours`
-behind it for its `--warm-start`; and `pgmorl` and `capql` of MORL-Baselines, whose policies are evaluated here as all others
-are, whatever their own numbers say (`field_learners.py` says what is around them).
+policy for each preference (steps of experts are taken off the budget first), with `-from-experts`, `-from-expert-OBJECTIVE` or
+`-from-neighbours` behind it for its `--warm-start`; and `pgmorl` and `capql` of MORL-Baselines, whose policies are evaluated
+here as all others are, whatever their own numbers say (`field_learners.py` says what is around them).
 These two need, in an environment of their own:
 
     pip install 'dibs-rl[field]' && pip install --no-deps morl-baselines==1.3.0
@@ -39,7 +39,7 @@ from dibs_rl.cli.trainings import named_values
 from dibs_rl.envs import base_and_transform, resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import points, read_front, read_result
-from dibs_rl.front_study import FrontPlan, WarmStart
+from dibs_rl.front_study import FrontPlan
 from dibs_rl.preferences import lattice
 from dibs_rl.provenance import versions
 from dibs_rl.yardstick import yardstick
@@ -150,7 +150,7 @@ def front_steps(contest: Contest, method: str) -> int:
     """Steps of each policy of a front, experts' among them."""
     m = len(contest.objectives)
     policies = contest.points if contest.refine else len(lattice(m, contest.points))  # a lattice may have fewer
-    return contest.budget // (policies + (m if plan_of(contest, method).has_experts else 0))
+    return contest.budget // (policies + len(plan_of(contest, method).experts))
 
 
 def plan_of(contest: Contest, method: str) -> FrontPlan:
@@ -160,7 +160,9 @@ def plan_of(contest: Contest, method: str) -> FrontPlan:
         UserError: If there is no such arm, or it takes no preference.
     """
     arm, _, what = method.rpartition("-from-")
-    known: dict[str, WarmStart] = {"neighbours": "neighbour", "experts": "expert"}
+    known = {"neighbours": "neighbour", "experts": "expert"} | {
+        f"expert-{name}": f"expert-{name}" for name in contest.objectives
+    }
     how = {"arm": arm, "warm_start": known[what]} if what in known else {"arm": method}
     return FrontPlan(contest.env, contest.objectives, **how)
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +13,14 @@ from dibs_rl import arms, conditions
 from dibs_rl import study as studies
 from dibs_rl.by_objective import parse_preference
 from dibs_rl.combiners import make_combiner
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import load_yaml
 from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"
 """What traces a front unless something else is said."""
-WarmStart = Literal["none", "neighbour", "expert"]
+_NEIGHBOUR, _FAVOURED = "neighbour", "expert"
+_STARTS = ("none", _NEIGHBOUR, _FAVOURED)  # and the expert of an objective, by the name of its arm
 _SAID_BY_THE_FRONT = {"preference", "combiner", "anchors", "start_from", "eval_gamma"}
 _DIGITS = 9  # of a distance between preferences: which of two is nearer is not to depend on rounding
 
@@ -35,11 +36,13 @@ class FrontPlan:
         settings: Of each training, over those that are shipped for the environment.
         transform: What the learners see of the rewards.
         seeds: Each preference is trained once with each.
-        warm_start: What each policy begins as: nothing, that of the nearest preference before it, or the expert of the
-            objective that its preference favours (the first one of equals).
+        warm_start: What each policy begins as: `none`, the `neighbour` with the nearest preference before it, the `expert` of
+            the objective that its preference favours (the first one of equals), or, whatever the preference is, that of one
+            objective: `expert-OBJECTIVE`.
 
     Raises:
-        UserError: If the arm is unknown or takes no preference, or a setting is the front's own to make.
+        UserError: If the arm is unknown or takes no preference, a setting is the front's own to make, or there is no such
+            warm start.
     """
 
     env: str
@@ -48,11 +51,15 @@ class FrontPlan:
     settings: Mapping[str, Any] | None = None
     transform: str = ""
     seeds: tuple[int, ...] = (0,)
-    warm_start: WarmStart = "none"
+    warm_start: str = "none"
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2:
             raise UserError(f"A front needs at least two objectives; {self.env} has {', '.join(self.objectives)}.")
+        starts = [*_STARTS, *(arms.EXPERT + name for name in self.objectives)]
+        if self.warm_start not in starts:
+            hint = did_you_mean(self.warm_start, starts)
+            raise UserError(f"Unknown --warm-start {self.warm_start!r}.{hint} There is {', '.join(starts)}.")
         taken = sorted(_SAID_BY_THE_FRONT & (self.settings or {}).keys())
         if taken:
             raise UserError(f"A front says itself what {', '.join(taken)} is; leave it out of --settings.")
@@ -63,9 +70,11 @@ class FrontPlan:
             make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
 
     @property
-    def has_experts(self) -> bool:
-        """Whether each seed begins with an expert of each objective."""
-        return self.warm_start == "expert" or arms.is_anchored(self._own_settings)
+    def experts(self) -> tuple[str, ...]:
+        """Objectives whose experts are trained first, with each seed."""
+        if self.warm_start == _FAVOURED or arms.is_anchored(self._own_settings):
+            return self.objectives
+        return tuple(name for name in self.objectives if self.warm_start == arms.EXPERT + name)
 
     def check_points(self, count: int) -> None:
         """Raises a UserError if there are fewer preferences than objectives."""
@@ -76,14 +85,14 @@ class FrontPlan:
     @property
     def name(self) -> str:
         """What the study is called: a folder that holds another one is left alone."""
-        how = self.arm if self.warm_start == "none" else f"{self.arm} from {self.warm_start}s"
-        return f"front of {self.env} by {how}" + (f" with {self.transform}" if self.transform else "")
+        return f"front of {self.env} by {' '.join([self.arm, *self._begun])}" + (
+            f" with {self.transform}" if self.transform else ""
+        )
 
     @property
     def folder(self) -> Path:
         """Where it is kept if nothing else is said."""
-        begun = [] if self.warm_start == "none" else [f"from-{self.warm_start}s"]
-        parts = [self.arm, *begun, *([self._condition] if self.transform else [])]
+        parts = [self.arm, *self._begun, *([self._condition] if self.transform else [])]
         return Path("runs/fronts") / self.env.replace(":", "-") / "-".join(parts)
 
     def jobs(self, preferences: Sequence[Sequence[float]] | np.ndarray, eval_gamma: float | None) -> tuple[Study, list[Job]]:
@@ -146,6 +155,11 @@ class FrontPlan:
         return np.array([weights.get(name, 0.0) for name in self.objectives])
 
     @property
+    def _begun(self) -> list[str]:
+        """What the policies have begun as, in words: nothing for `none`."""
+        return [] if self.warm_start == "none" else ["from", self.warm_start + "s" * (self.warm_start in _STARTS)]
+
+    @property
     def _own_settings(self) -> dict[str, Any]:
         return arms.expand({self.arm: None}, self.objectives)[self.arm]
 
@@ -156,12 +170,14 @@ class FrontPlan:
     def _arms(self, preferences: np.ndarray) -> dict[str, dict[str, Any]]:
         """An arm for each preference: settings by name. What one starts from does not depend on those that come after it."""
         names = [f"{self.arm}-p" + "-".join(f"{weight:g}" for weight in weights) for weights in preferences.tolist()]
-        found: dict[str, dict[str, Any]] = {arms.EXPERTS: {}} if self.warm_start == "expert" else {}
+        found: dict[str, dict[str, Any]] = {arms.EXPERT + objective: {} for objective in self.experts}
         for k, (name, weights) in enumerate(zip(names, preferences.tolist(), strict=True)):
             found[name] = {**self._own_settings, "preference": dict(zip(self.objectives, weights, strict=True))}
-            if self.warm_start == "expert":
+            if self.warm_start == _FAVOURED:
                 found[name]["start_from"] = arms.EXPERT + self.objectives[int(np.argmax(weights))]
-            elif self.warm_start == "neighbour" and k:
+            elif self.warm_start.startswith(arms.EXPERT):
+                found[name]["start_from"] = self.warm_start
+            elif self.warm_start == _NEIGHBOUR and k:
                 nearest = np.linalg.norm(preferences[:k] - preferences[k], axis=1).round(_DIGITS).argmin()
                 found[name]["start_from"] = names[nearest]
         return found

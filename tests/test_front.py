@@ -68,8 +68,8 @@ def test_a_warm_start_is_from_the_nearest_preference_before_it(arm, tmp_path):
         assert len(job.experts) == (2 if arm == "dibs-anchored" else 0)
     _, fewer = plan.jobs(preferences[:3], None)  # what is added later changes nothing about those before
     assert {job.arm: job.given for job in fewer}.items() <= {job.arm: job.given for job in jobs}.items()
-    every = [dataclasses.replace(plan, warm_start=how) for how in ("none", "neighbour", "expert")]
-    assert len({one.name for one in every}) == len({one.folder for one in every}) == 3
+    every = [dataclasses.replace(plan, warm_start=how) for how in ("none", "neighbour", "expert", "expert-energy")]
+    assert len({one.name for one in every}) == len({one.folder for one in every}) == 4
 
 
 @pytest.mark.parametrize("arm", ["dibs", "dibs-anchored"])
@@ -83,6 +83,21 @@ def test_a_warm_start_is_from_the_favoured_objective_s_expert(arm):
     for job in weighed:
         assert (job.start.config.seed, job.start.condition) == (job.config.seed, "scale-1")
         assert job.start in job.after
+
+
+@pytest.mark.parametrize(("arm", "experts"), [("dibs", ["energy"]), ("dibs-anchored", ["forward", "energy"])])
+def test_a_warm_start_is_from_one_expert_whatever_the_preference(arm, experts):
+    """Nobody trains an expert that nobody begins as or is anchored on."""
+    plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start="expert-energy")
+    assert plan.experts == tuple(experts)
+    _, jobs = plan.jobs(lattice(2, 3), None)
+    of_experts = [job for job in jobs if job.arm.startswith("expert-")]
+    assert [(job.arm, job.config.seed) for job in of_experts] == [(f"expert-{n}", seed) for seed in (0, 1) for n in experts]
+    for job in set(jobs) - set(of_experts):
+        assert (job.start.arm, job.start.config.seed) == ("expert-energy", job.config.seed)
+        assert job.start in job.after
+    with pytest.raises(UserError, match=r"Unknown --warm-start 'expert-forwards'. Did you mean expert-forward"):
+        dataclasses.replace(CHEETAH, warm_start="expert-forwards")
 
 
 def test_the_anchored_game_has_one_set_of_experts_a_seed():

@@ -20,7 +20,7 @@ from dibs_rl.envs import base_and_transform, resolve_id
 from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import FrontPolicy, points, read_policy
-from dibs_rl.front_study import DEFAULT_ARM, FrontPlan, WarmStart
+from dibs_rl.front_study import DEFAULT_ARM, FrontPlan
 from dibs_rl.preferences import lattice, refined, with_finer_lattice
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
@@ -45,10 +45,10 @@ class FrontConfig:
     """What the preferences are given to: dibs, dibs-anchored, norm-sum, weighted-sum, sb3-ppo, or a combiner with weights."""
     seeds: tuple[Seed, ...] = (0,)
     """Each preference is trained once with each; each seed has a front of its own."""
-    warm_start: WarmStart = "none"
-    """What each policy begins as: nothing, that of the nearest preference before it (the trainings of a seed then wait for
-    each other), or the expert of the objective that its preference favours (experts are trained first, and are points of the
-    front)."""
+    warm_start: str = "none"
+    """What each policy begins as: none, the neighbour of the nearest preference before it (the trainings of a seed then wait
+    for each other), the expert of the objective that its preference favours, or, whatever the preference is, that of one
+    objective: expert-OBJECTIVE. Experts are trained first, and are points of the front."""
     transform: str = ""
     """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
     ref_point: str = ""
