@@ -6,8 +6,8 @@
 
 Methods: `dibs`, `dibs-anchored`, `norm-sum`, `weighted-sum`, `sb3-ppo` and any other arm of `dibs-rl front`, which trains a
 policy for each preference (steps of experts are taken off the budget first), with `-from-experts`, `-from-expert-OBJECTIVE` or
-`-from-neighbours` behind it for its `--warm-start`; and `pgmorl` and `capql` of MORL-Baselines, whose policies are evaluated
-here as all others are, whatever their own numbers say (`field_learners.py` says what is around them).
+`-from-neighbour-OBJECTIVE` behind it for its `--warm-start`; and `pgmorl` and `capql` of MORL-Baselines, whose policies are
+evaluated here as all others are, whatever their own numbers say (`field_learners.py` says what is around them).
 These two need, in an environment of their own:
 
     pip install 'dibs-rl[field]' && pip install --no-deps morl-baselines==1.3.0
@@ -157,13 +157,10 @@ def plan_of(contest: Contest, method: str) -> FrontPlan:
     """The front of a method: `dibs-from-experts` is the arm `dibs`, whose policies begin as experts.
 
     Raises:
-        UserError: If there is no such arm, or it takes no preference.
+        UserError: If there is no such arm or warm start, or the arm takes no preference.
     """
     arm, _, what = method.rpartition("-from-")
-    known = {"neighbours": "neighbour", "experts": "expert"} | {
-        f"expert-{name}": f"expert-{name}" for name in contest.objectives
-    }
-    how = {"arm": arm, "warm_start": known[what]} if what in known else {"arm": method}
+    how = {"arm": arm, "warm_start": {"experts": "expert"}.get(what, what)} if arm else {"arm": method}
     return FrontPlan(contest.env, contest.objectives, **how)
 
 

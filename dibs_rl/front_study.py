@@ -19,8 +19,7 @@ from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"
 """What traces a front unless something else is said."""
-_NEIGHBOUR, _FAVOURED = "neighbour", "expert"
-_STARTS = ("none", _NEIGHBOUR, _FAVOURED)  # and the expert of an objective, by the name of its arm
+_NOTHING, _FAVOURED, _NEIGHBOUR = "none", "expert", "neighbour-"  # and the expert of an objective, by the name of its arm
 _SAID_BY_THE_FRONT = {"preference", "combiner", "anchors", "start_from", "eval_gamma"}
 _DIGITS = 9  # of a distance between preferences: which of two is nearer is not to depend on rounding
 
@@ -36,9 +35,10 @@ class FrontPlan:
         settings: Of each training, over those that are shipped for the environment.
         transform: What the learners see of the rewards.
         seeds: Each preference is trained once with each.
-        warm_start: What each policy begins as: `none`, the `neighbour` with the nearest preference before it, the `expert` of
-            the objective that its preference favours (the first one of equals), or, whatever the preference is, that of one
-            objective: `expert-OBJECTIVE`.
+        warm_start: What each policy begins as: `none`; the `expert` of the objective that its preference favours (the first
+            one of equals); whatever the preference is, that of one objective, `expert-OBJECTIVE`; or, `neighbour-OBJECTIVE`,
+            the policy with the nearest preference before it among those with no less weight on that objective: from the one
+            that favours it most, each goes on where one that favours it a little more has ended.
 
     Raises:
         UserError: If the arm is unknown or takes no preference, a setting is the front's own to make, or there is no such
@@ -51,12 +51,12 @@ class FrontPlan:
     settings: Mapping[str, Any] | None = None
     transform: str = ""
     seeds: tuple[int, ...] = (0,)
-    warm_start: str = "none"
+    warm_start: str = _NOTHING
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2:
             raise UserError(f"A front needs at least two objectives; {self.env} has {', '.join(self.objectives)}.")
-        starts = [*_STARTS, *(arms.EXPERT + name for name in self.objectives)]
+        starts = [_NOTHING, _FAVOURED, *(kind + name for kind in (arms.EXPERT, _NEIGHBOUR) for name in self.objectives)]
         if self.warm_start not in starts:
             hint = did_you_mean(self.warm_start, starts)
             raise UserError(f"Unknown --warm-start {self.warm_start!r}.{hint} There is {', '.join(starts)}.")
@@ -157,7 +157,7 @@ class FrontPlan:
     @property
     def _begun(self) -> list[str]:
         """What the policies have begun as, in words: nothing for `none`."""
-        return [] if self.warm_start == "none" else ["from", self.warm_start + "s" * (self.warm_start in _STARTS)]
+        return [] if self.warm_start == _NOTHING else ["from", self.warm_start + "s" * (self.warm_start == _FAVOURED)]
 
     @property
     def _own_settings(self) -> dict[str, Any]:
@@ -166,6 +166,23 @@ class FrontPlan:
     @property
     def _condition(self) -> str:
         return re.sub(r"[^\w.@^+-]+", "-", self.transform) or conditions.AS_IT_IS
+
+    def in_order(self, preferences: np.ndarray) -> np.ndarray:
+        """Preferences `[k, m]` in the order in which they are trained: who begins as a neighbour comes behind it."""
+        if not self.warm_start.startswith(_NEIGHBOUR):
+            return preferences
+        return preferences[np.argsort(-self._weights(preferences), kind="stable")]
+
+    def _weights(self, preferences: np.ndarray) -> np.ndarray:
+        """Those of the objective that neighbours are sought towards, `[k]`."""
+        return preferences[:, self.objectives.index(self.warm_start.removeprefix(_NEIGHBOUR))]
+
+    def _neighbour(self, preferences: np.ndarray, k: int) -> int | None:
+        """Which preference the policy of the k-th begins with; None for the first one."""
+        weights = self._weights(preferences)
+        known = np.flatnonzero(weights[:k] >= weights[k])
+        distances = np.linalg.norm(preferences[known] - preferences[k], axis=1).round(_DIGITS)
+        return int(known[distances.argmin()]) if len(known) else None
 
     def _arms(self, preferences: np.ndarray) -> dict[str, dict[str, Any]]:
         """An arm for each preference: settings by name. What one starts from does not depend on those that come after it."""
@@ -177,7 +194,6 @@ class FrontPlan:
                 found[name]["start_from"] = arms.EXPERT + self.objectives[int(np.argmax(weights))]
             elif self.warm_start.startswith(arms.EXPERT):
                 found[name]["start_from"] = self.warm_start
-            elif self.warm_start == _NEIGHBOUR and k:
-                nearest = np.linalg.norm(preferences[:k] - preferences[k], axis=1).round(_DIGITS).argmin()
-                found[name]["start_from"] = names[nearest]
+            elif self.warm_start.startswith(_NEIGHBOUR) and (neighbour := self._neighbour(preferences, k)) is not None:
+                found[name]["start_from"] = names[neighbour]
         return found

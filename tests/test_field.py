@@ -92,10 +92,12 @@ def test_the_reference_point_is_in_the_units_that_are_learnt_from():
 def test_experts_are_paid_from_the_same_budget():
     assert field.front_steps(CONTEST, "dibs") == field.front_steps(CONTEST, "sb3-ppo") == 1200 // 4
     assert field.front_steps(CONTEST, "dibs-anchored") == field.front_steps(CONTEST, "dibs-from-experts") == 1200 // (4 + 2)
-    assert field.front_steps(CONTEST, "dibs-from-neighbours") == 1200 // 4
+    assert field.front_steps(CONTEST, "dibs-from-neighbour-forward") == 1200 // 4
     assert field.front_steps(CONTEST, "dibs-from-expert-energy") == 1200 // (4 + 1)
     both = field.plan_of(CONTEST, "dibs-anchored-from-experts")
     assert (both.arm, both.warm_start) == ("dibs-anchored", "expert")
+    with pytest.raises(UserError, match="Unknown --warm-start 'neighbours'"):
+        field.plan_of(CONTEST, "dibs-from-neighbours")
 
 
 def test_a_lattice_with_fewer_points_trains_each_longer():

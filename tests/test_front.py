@@ -52,12 +52,14 @@ def test_each_preference_is_an_ordinary_job(arm, tmp_path):
 
 
 @pytest.mark.parametrize("arm", ["dibs", "dibs-anchored"])
-def test_a_warm_start_is_from_the_nearest_preference_before_it(arm, tmp_path):
-    plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start="neighbour")
-    preferences = np.array([[0.01, 0.99], [0.5, 0.5], [0.99, 0.01], [0.7, 0.3], [0.3, 0.7]])
-    _, jobs = plan.jobs(preferences, None)
+def test_a_warm_start_is_from_the_nearest_preference_with_more_weight(arm, tmp_path):
+    plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start="neighbour-forward")
+    preferences = plan.in_order(np.array([[0.01, 0.99], [0.5, 0.5], [0.99, 0.01]]))
+    assert preferences[:, 0].tolist() == [0.99, 0.5, 0.01]
+    preferences = np.concatenate([preferences, [[0.7, 0.3], [0.3, 0.7], [0.7, 0.3]]])
+    _, jobs = plan.jobs(preferences[:5], None)
     weighed = [job for job in jobs if not job.arm.startswith("expert-")]
-    nearest = [None, "0.01-0.99", "0.5-0.5", "0.5-0.5", "0.5-0.5"]
+    nearest = [None, "0.99-0.01", "0.5-0.5", "0.99-0.01", "0.5-0.5"]  # 0.3 is as near to 0.01, and 0.7 nearer to 0.5
     assert [job.start and job.start.arm for job in weighed] == [of and f"{arm}-p{of}" for of in nearest] * 2
     for job in weighed:
         if job.start:
@@ -68,8 +70,22 @@ def test_a_warm_start_is_from_the_nearest_preference_before_it(arm, tmp_path):
         assert len(job.experts) == (2 if arm == "dibs-anchored" else 0)
     _, fewer = plan.jobs(preferences[:3], None)  # what is added later changes nothing about those before
     assert {job.arm: job.given for job in fewer}.items() <= {job.arm: job.given for job in jobs}.items()
-    every = [dataclasses.replace(plan, warm_start=how) for how in ("none", "neighbour", "expert", "expert-energy")]
-    assert len({one.name for one in every}) == len({one.folder for one in every}) == 4
+    starts = ("none", "expert", "expert-forward", "expert-energy", "neighbour-forward", "neighbour-energy")
+    every = [dataclasses.replace(plan, warm_start=how) for how in starts]
+    assert len({one.name for one in every}) == len({one.folder for one in every}) == len(starts)
+
+
+def test_neighbours_of_three_objectives():
+    """From the corner of one objective outwards; of several with the same weight the nearest one may be the neighbour."""
+    names = ("forward", "height", "energy")
+    plan = FrontPlan("mo-hopper-v5", names, warm_start="neighbour-height")
+    preferences = plan.in_order(lattice(3, 6))
+    starts = [plan._neighbour(preferences, k) for k in range(6)]
+    assert preferences[:, 1].tolist() == [0.98, 0.495, 0.495, 0.01, 0.01, 0.01]
+    assert preferences[3:].tolist() == [[0.01, 0.01, 0.98], [0.495, 0.01, 0.495], [0.98, 0.01, 0.01]]
+    assert starts == [None, 0, 0, 1, 1, 2]  # the first of two that are as near
+    for other in ("none", "expert", "expert-height"):
+        assert np.array_equal(dataclasses.replace(plan, warm_start=other).in_order(preferences), preferences)
 
 
 @pytest.mark.parametrize("arm", ["dibs", "dibs-anchored"])

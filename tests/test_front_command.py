@@ -152,15 +152,17 @@ def test_a_lattice_alone(front, tmp_path):
 
 
 def test_each_policy_begins_as_its_neighbour(front, tmp_path):
-    code, said, started = front("--points", 3, "--warm-start", "neighbour")
-    assert (code, started) == (0, ["dibs-p0.01-0.99", "dibs-p0.99-0.01", "dibs-p0.5-0.5"])
-    assert "Environment steps: 192." in said
+    asked = ("--points", 4, "--refine", 0.25, "--warm-start", "neighbour-treasure")
+    code, said, started = front(*asked)
+    assert (code, started[:3]) == (0, ["dibs-p0.99-0.01", "dibs-p0.5-0.5", "dibs-p0.01-0.99"])
+    assert "Environment steps: 256." in said
     runs = tmp_path / ENV / "scale-1"
     facts = {arm: yaml.safe_load((runs / arm / "seed0/config.yaml").read_text())["facts"] for arm in started}
-    first = str(runs / "dibs-p0.01-0.99/seed0/model.zip")
-    assert [facts[arm].get("started_from") for arm in started] == [None, first, first]
-    assert front("--points", 3, "--warm-start", "neighbour")[2] == []
-    assert command("front", "--env", ENV, "--points", 3, "--steps", 64, "--out", tmp_path, *QUICK) == 2  # another front
+    models = [str(runs / arm / "seed0/model.zip") for arm in started]
+    between = float(started[3].split("-")[1][1:])
+    assert [facts[arm].get("started_from") for arm in started] == [None, *models[:2], models[0 if between > 0.5 else 1]]
+    assert front(*asked)[2] == []
+    assert command("front", "--env", ENV, *asked[:4], "--steps", 64, "--out", tmp_path, *QUICK) == 2  # another front
 
 
 def test_each_policy_begins_as_an_expert(front, tmp_path):

@@ -46,9 +46,10 @@ class FrontConfig:
     seeds: tuple[Seed, ...] = (0,)
     """Each preference is trained once with each; each seed has a front of its own."""
     warm_start: str = "none"
-    """What each policy begins as: none, the neighbour of the nearest preference before it (the trainings of a seed then wait
-    for each other), the expert of the objective that its preference favours, or, whatever the preference is, that of one
-    objective: expert-OBJECTIVE. Experts are trained first, and are points of the front."""
+    """What each policy begins as: none; expert, that of the objective that its preference favours; expert-OBJECTIVE, that of
+    one objective, whatever the preference is; or neighbour-OBJECTIVE, the policy of the nearest preference with more weight
+    on that objective (the trainings of a seed then wait for each other). Experts are trained first, and are points of the
+    front."""
     transform: str = ""
     """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
     ref_point: str = ""
@@ -124,7 +125,7 @@ class Front:
         """
         if preferences is None:
             m = len(self.plan.objectives)
-            preferences = lattice(m, max(m, count - math.floor(round(refine * count, 9))))
+            preferences = self.plan.in_order(lattice(m, max(m, count - math.floor(round(refine * count, 9)))))
         elif not refine and len(preferences) < count:
             preferences = with_finer_lattice(preferences, count)
         title = f"{self.plan.name} in {self.root}, {len(preferences)} of {max(count, len(preferences))} preferences"
