@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from dibs_rl.errors import UserError
-from dibs_rl.files import atomic_write, load_yaml
+from dibs_rl.files import atomic_write, check_exists, load_yaml
 
 _MANIFEST = "experts.yaml"
 
@@ -35,6 +35,7 @@ def expert_facts(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: If it is no folder of experts.
     """
+    check_exists(folder)
     file = folder / _MANIFEST
     if not file.is_file():
         raise UserError(f"{folder} is no folder of experts: it has no {_MANIFEST}; 'dibs-rl experts' makes one.")

@@ -84,7 +84,7 @@ def _said_by(name: str, objectives: list[str], is_described: bool) -> dict[str, 
         return {}
     if is_described:
         return {}
-    names = [*_OWN, EXPERTS, "dibs-1", *COMBINERS]
+    names = list(dict.fromkeys([*_OWN, EXPERTS, "dibs-1", *COMBINERS]))
     hint = did_you_mean(name, names)
     raise UserError(f"Unknown arm {name!r}.{hint} There is {', '.join(names)}, or a name of yours with settings.")
 

@@ -37,6 +37,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def check_exists(path: Path) -> None:
+    """Raises a UserError if there is neither file nor folder: what it lacks inside would lead nowhere."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist.")
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Reads a mapping from a YAML file.
 

@@ -20,8 +20,15 @@ from dibs_rl.study import Job, Study
 DEFAULT_ARM = "dibs"
 """What traces a front unless something else is said."""
 _NOTHING, _FAVOURED, _NEIGHBOUR = "none", "expert", "neighbour-"  # and the expert of an objective, by the name of its arm
+_FRONT = "front of "  # what its study is called
 _SAID_BY_THE_FRONT = {"preference", "combiner", "anchors", "start_from", "eval_gamma"}
 _DIGITS = 9  # of a distance between preferences: which of two is nearer is not to depend on rounding
+
+
+def has_begun(path: Path) -> bool:
+    """Whether a folder is a front's, whatever is done of it."""
+    file = path / "study.yaml"
+    return file.is_file() and str(load_yaml(file).get("name")).startswith(_FRONT)
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class FrontPlan:
     @property
     def name(self) -> str:
         """What the study is called: a folder that holds another one is left alone."""
-        return f"front of {self.env} by {' '.join([self.arm, *self._begun])}" + (
+        return f"{_FRONT}{self.env} by {' '.join([self.arm, *self._begun])}" + (
             f" with {self.transform}" if self.transform else ""
         )
 

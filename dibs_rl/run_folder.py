@@ -12,7 +12,7 @@ import yaml
 from dibs_rl.by_objective import by_name
 from dibs_rl.config import RunConfig
 from dibs_rl.errors import UserError
-from dibs_rl.files import atomic_write, load_yaml, read_json, write_json
+from dibs_rl.files import atomic_write, check_exists, load_yaml, read_json, write_json
 from dibs_rl.new_folders import exists, made, made_numbered
 from dibs_rl.provenance import surroundings
 from dibs_rl.validation import to_plain, validated
@@ -110,6 +110,7 @@ class RunFolder:
             UserError: If the folder is not one.
         """
         folder = cls(path)
+        check_exists(path)
         if not folder.config_file.is_file():
             runs = f"; it is a study's, whose runs are {path / '*/*/*/seed*'}" if (path / "study.yaml").is_file() else ""
             raise UserError(f"{path} is not a run folder: it has no config.yaml{runs}.")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from dibs_rl.arms import is_reference
 from dibs_rl.conditions import AS_IT_IS
 from dibs_rl.errors import UserError
-from dibs_rl.files import load_yaml
+from dibs_rl.files import check_exists, load_yaml
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job, jobs_of, validated_study
 
@@ -121,6 +121,7 @@ def read_study(path: Path, known: Mapping[str, Sequence[str]]) -> StudyRecord:
     Raises:
         UserError: If it is not one, or no job of an arm has come to its end.
     """
+    check_exists(path)
     file = path / "study.yaml"
     if not file.is_file():
         raise UserError(f"{path} is not a study's folder: it has no study.yaml. 'dibs-rl benchmark' makes one.")

@@ -375,7 +375,13 @@ def mistakes(tmp_path):
         "folder exists": (["train", *QUICK, "--out", not_a_run], "exists"),
         "not a run": (["train", "--resume", not_a_run], "not a run folder"),
         "evaluate not a run": (["evaluate", not_a_run], "not a run folder"),
-        "no run": (["evaluate"], "PATH"),
+        "no run": (["evaluate"], "error: Missing: PATH. 'dibs-rl evaluate --help'"),
+        "flag misspelt": (["train", "--stesp", "3"], "options: --stesp, 3. Did you mean --steps? 'dibs-rl train"),
+        "evaluate nothing": (["evaluate", tmp_path / "none"], "none does not exist."),
+        "nothing of a front": (["evaluate", tmp_path / "none", "--preference", "1,1"], "none does not exist."),
+        "plot nothing": (["plot", tmp_path / "none"], "none does not exist."),
+        "report nothing": (["report", tmp_path / "none"], "none does not exist."),
+        "anchors of nothing": (["train", *QUICK, "--anchors", tmp_path / "none"], "none does not exist."),
         "unknown device": (["train", *QUICK, "--device", "gpu"], "auto, cpu, cuda"),
     }
 
@@ -439,7 +445,7 @@ def test_a_run_that_is_evaluated_by_sampled_actions_is_so_later_too(tmp_path, ca
 
 
 def test_the_folder_of_a_study_is_said_to_be_one(tmp_path, capsys):
-    (tmp_path / "study.yaml").touch()
+    (tmp_path / "study.yaml").write_text("name: mine\n")
     assert command("evaluate", tmp_path) == 2
     assert "a study's, whose runs are" in capsys.readouterr().err
 

@@ -194,6 +194,13 @@ def test_experts_are_trained_in_the_run_s_own_task_and_physics(backend, trained_
     assert (flags.pad_tasks, flags.reward_terms) == (True, "x=y")
 
 
+def test_a_signal_to_the_experts_training_is_no_mistake(monkeypatch):
+    monkeypatch.setattr(experts_command, "make_experts", lambda flags: (143, None))
+    with pytest.raises(SystemExit) as stop:
+        experts_command.with_anchors(PPOConfig(env="mo-hopper-v5", anchors="auto"))
+    assert stop.value.code == 143
+
+
 def test_experts_of_another_task_get_one_line(experts):
     with pytest.raises(UserError, match="were trained with reward_terms '', and this run has 'a=b'"):
         dispatch(["train", *ENV, *TINY, "--anchors", str(experts), "--reward-terms", "a=b"])

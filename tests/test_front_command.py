@@ -264,6 +264,13 @@ def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, cap
     assert not list(tmp_path.iterdir())
 
 
+def test_a_front_that_has_no_policy_yet(front, tmp_path, capsys):
+    front("--points", 2, launcher=lambda root: Interrupted(root, jobs=1))
+    for words in ((), ("--preference", "1,1")):
+        assert command("evaluate", tmp_path, *words) == 2
+        assert "has no front.csv yet: the command that began this front goes on with it" in capsys.readouterr().err
+
+
 def test_a_front_wants_a_preference(tmp_path, capsys):
     (tmp_path / "front.csv").write_text("")
     assert command("evaluate", tmp_path) == 2

@@ -88,6 +88,15 @@ def test_algorithms_of_one_combiner_are_told_apart_by_their_names(tmp_path):
     assert command("plot", *runs) == 0
 
 
+def test_a_front_s_arm_has_said_its_preference(tmp_path):
+    own = {"settings": {"preference": "treasure=0.01,time=0.99"}}
+    runs = [
+        write(tmp_path / "a", study={"arm": "dibs-p0.01-0.99"}, **own),
+        write(tmp_path / "b", study={"arm": "mine"}, **own),
+    ]
+    assert list(labelled(*runs)) == ["dibs-p0.01-0.99, seed 0", "mine, preference treasure=0.01,time=0.99, seed 0"]
+
+
 def test_the_same_seed_again_is_not_another_seed(tmp_path):
     runs = [write(tmp_path / "x" / name, level, seed=0) for level, name in enumerate(("first", "again"))]
     assert list(labelled(*runs)) == ["dibs, seed 0: x/first", "dibs, seed 0: x/again"]
@@ -106,7 +115,8 @@ def test_a_run_without_episodes_is_said_once(tmp_path, capsys):
     assert command("plot", full, empty, empty) == 0
     assert capsys.readouterr().out.count("no finished episode") == 1
     assert command("plot", empty) == 2
-    assert "none has finished an episode" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert (said.out, "none has finished an episode" in said.err) == ("", True)
 
 
 def test_mistakes_get_one_line_and_exit_code_2(tmp_path, capsys):

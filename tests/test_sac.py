@@ -425,6 +425,19 @@ def test_resume_with_and_without_the_replay_buffer(tmp_path, capsys, kept):
     assert command("--resume", run, "--steps", 100) == 0
     assert ("Replay buffer: 60 transitions" if kept else "kept no replay buffer") in capsys.readouterr().out
     assert DiBSSAC.load(run / "model.zip", device="cpu")._n_updates == (20 if kept else 16)
+    assert command("--resume", run, "--steps", 100) == 0
+    said = capsys.readouterr().out
+    assert "has its 100 steps already" in said
+    assert "eplay buffer" not in said  # nothing goes on
+
+
+def test_too_few_steps_to_learn_anything_are_told(tmp_path, capsys):
+    assert command(*QUICK, "--steps", 18, "--out", tmp_path / "few") == 0
+    assert "Nothing is learnt before step 20, and --steps is 18" in capsys.readouterr().out
+    assert DiBSSAC.load(tmp_path / "few/model.zip", device="cpu")._n_updates == 0
+    assert command(*QUICK, "--steps", 20, "--out", tmp_path / "enough") == 0
+    assert "Nothing is learnt" not in capsys.readouterr().out
+    assert DiBSSAC.load(tmp_path / "enough/model.zip", device="cpu")._n_updates > 0
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_its_replay_buffer(tmp_path):

@@ -16,8 +16,9 @@ from dibs_rl.cli.model import Learner, choose_device, load_model, make_env, worl
 from dibs_rl.config import Count, RunConfig, Seed
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
-from dibs_rl.files import write_json
+from dibs_rl.files import check_exists, write_json
 from dibs_rl.front_folder import FrontPolicy, choose, front_file, read_front
+from dibs_rl.front_study import has_begun
 from dibs_rl.run_folder import RunFolder
 
 SEED_OFFSET = 10_000  # evaluation episodes are none of those trained on
@@ -68,6 +69,9 @@ def pick(path: Path, preference: str) -> FrontPolicy | None:
         UserError: If it is a front and the preference does not say which of its policies, or a run and there is one.
     """
     if not front_file(path).is_file():
+        check_exists(path)
+        if has_begun(path):
+            raise UserError(f"{path} has no {front_file(path).name} yet: the command that began this front goes on with it.")
         if preference:
             raise UserError(f"A preference picks a policy of a front, and {path} is none: it has no {front_file(path).name}.")
         return None

@@ -96,6 +96,7 @@ def with_anchors(config: RunConfig) -> RunConfig:
 
     Raises:
         UserError: If the experts are of another environment, or could not be trained.
+        SystemExit: If a signal has stopped their training.
     """
     if not config.anchors or config.resume:
         return config
@@ -107,6 +108,8 @@ def with_anchors(config: RunConfig) -> RunConfig:
         # Warp's physics is its own, and what auto means on a GPU; all others have the same.
         physics = "auto" if config.backend != "warp" and choose_worlds_device(config) == "cpu" else config.backend
         code, folder = make_experts(ExpertsConfig(**same, backend=physics))
+        if code >= 128:  # a signal, which has been spoken of
+            raise SystemExit(code)
         if code:
             raise UserError("The experts are not all there; 'dibs-rl experts' goes on with them.")
     _check_experts(config, folder)

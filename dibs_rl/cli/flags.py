@@ -77,7 +77,10 @@ def _one_line(box: str, command: str) -> str:
     text = re.sub(r"invalid literal for int\(\) with base 10: (\S+)", r"\1 is not a whole number", text)
     text = re.sub(r"could not convert string to float: (\S+)", r"\1 is not a number", text)
     text = re.sub(r"(For full helptext,|Argument helptext:).*$", "", text).strip()
-    return f"{text.rstrip('.')}. 'dibs-rl {command} --help' lists the flags." if text else f"Bad flags for {command}."
+    text = re.sub(r" Perhaps you meant: (--[\w-]+).*$", r". Did you mean \1?", text)
+    text = re.sub(r"^Missing from [\w -]+: (\S+).*$", r"Missing: \1", text)
+    end = "" if text.endswith(("?", ".")) else "."
+    return f"{text}{end} 'dibs-rl {command} --help' lists the flags." if text else f"Bad flags for {command}."
 
 
 def print_line(text: str) -> None:

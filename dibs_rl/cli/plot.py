@@ -104,17 +104,19 @@ def drawable_runs(folders: Sequence[RunFolder]) -> list[Run]:
     Raises:
         UserError: If none has.
     """
-    runs = []
+    runs, left_out = [], list[Path]()
     for folder in {folder.path.resolve(): folder for folder in folders}.values():
         curves, config = read_curves(folder.progress_file), folder.config()
         order = [name for name in folder.objectives() if RETURN + name in curves]
         if not order:
-            print_line(f"{folder.path} has no finished episode in its progress.csv yet; left out.")
+            left_out.append(folder.path)
             continue
         arm = folder.facts().get("study", {}).get("arm", config.combiner)
         runs.append(Run(folder, config, arm, {name: curves[RETURN + name] for name in order}))
     if not runs:
-        raise UserError("No run to draw: none has finished an episode yet.")
+        raise UserError("No run to draw: none has finished an episode yet; train longer, or let it come further.")
+    for path in left_out:
+        print_line(f"{path} has no finished episode in its progress.csv yet; left out.")
     return runs
 
 
@@ -156,7 +158,8 @@ def _label(arm: Sequence[Run], same_arm: Sequence[dict[str, Any]]) -> str:
     differing = [key for key in mine if any(other[key] != mine[key] for other in same_algo)]
     if len(same_algo) < len(same_arm):
         differing.insert(0, "algo")
-    if mine["preference"] and "preference" not in differing:
+    weights = "-".join(part.partition("=")[2] for part in mine["preference"].split(","))
+    if weights and "preference" not in differing and not arm[0].arm.endswith(f"-p{weights}"):  # a front's arms say it
         differing.append("preference")
     parts = [arm[0].arm, *(f"{key} {'none' if mine[key] in ('', None) else mine[key]}" for key in differing)]
     seeds = f"seed {arm[0].config.seed}" if len(arm) == 1 else f"{len(arm)} seeds"

@@ -63,7 +63,8 @@ class StudyDisplay:
                 continue
             ended = sum(each in ("done", "failed") for each in states.values())
             why = f": {error_of(job, self._root)}" if state == "failed" else ""
-            left = f"  ({self._time_left(states, self._speed.overall())} left)" if ended < len(states) else ""
+            goes_on = state != "stopped" and ended < len(states)
+            left = f"  ({self._time_left(states, self._speed.overall())} left)" if goes_on else ""
             line = f"{ended}/{len(states)}  {job.path} {state}{why}{left}"
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
         self._shown = dict(states)

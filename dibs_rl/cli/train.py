@@ -116,7 +116,7 @@ def _resume(config: RunConfig, env: VectorRewardVecEnv, device: str) -> tuple[Ru
     _check_physics(folder, env)
     file = folder.newest_model() if folder.has_model else None  # None: it was killed before it had saved anything
     model = load_model(config, file, env, device) if file else new_model(config, env, device)
-    if isinstance(model, VectorOffPolicy):
+    if isinstance(model, VectorOffPolicy) and model.num_timesteps < config.steps:
         _refill(model, folder)
     _seed_new_episodes(env, config.seed, model.num_timesteps)
     if model.num_timesteps < config.steps:
@@ -177,6 +177,11 @@ def _announce(config: RunConfig, env: VectorRewardVecEnv, folder: RunFolder, mod
     )
     if env.reward_transform is not None:
         print_line(f"Learnt from with {env.reward_transform}; returns are shown without it.")
+    if isinstance(model, VectorOffPolicy) and config.steps < model.learning_starts:
+        print_line(
+            f"Nothing is learnt before step {model.learning_starts:,}, and --steps is {config.steps:,}: more of these, or "
+            "fewer --learning-starts."
+        )
     print_line(f"Run folder: {folder.path}   (curves: tensorboard --logdir {folder.path})")
 
 
