@@ -161,6 +161,12 @@ class FrontPlan:
         weights = said if isinstance(said, Mapping) else dict.fromkeys(arms.objectives_in(job.arm), 1.0)
         return np.array([weights.get(name, 0.0) for name in self.objectives])
 
+    def in_order(self, preferences: np.ndarray) -> np.ndarray:
+        """Preferences `[k, m]` in the order in which they are trained: who begins as a neighbour comes behind it."""
+        if not self.warm_start.startswith(_NEIGHBOUR):
+            return preferences
+        return preferences[np.argsort(-self._weights(preferences), kind="stable")]
+
     @property
     def _begun(self) -> list[str]:
         """What the policies have begun as, in words: nothing for `none`."""
@@ -173,12 +179,6 @@ class FrontPlan:
     @property
     def _condition(self) -> str:
         return re.sub(r"[^\w.@^+-]+", "-", self.transform) or conditions.AS_IT_IS
-
-    def in_order(self, preferences: np.ndarray) -> np.ndarray:
-        """Preferences `[k, m]` in the order in which they are trained: who begins as a neighbour comes behind it."""
-        if not self.warm_start.startswith(_NEIGHBOUR):
-            return preferences
-        return preferences[np.argsort(-self._weights(preferences), kind="stable")]
 
     def _weights(self, preferences: np.ndarray) -> np.ndarray:
         """Those of the objective that neighbours are sought towards, `[k]`."""
