@@ -41,7 +41,7 @@ def with_finer_lattice(preferences: ArrayLike, points: int) -> np.ndarray:
     return np.concatenate([known, *(weights[None] for weights in finer if nested and _vector(weights) not in vectors)])
 
 
-def refined(preferences: ArrayLike, returns: ArrayLike, count: int) -> np.ndarray:
+def refined(preferences: ArrayLike, returns: ArrayLike, count: int, reference: ArrayLike | None = None) -> np.ndarray:
     """Preferences to add where neighbours on the front lie furthest apart.
 
     Returns are normalised by the front's own ranges, and the front's points joined by their minimum spanning tree: for two
@@ -52,12 +52,15 @@ def refined(preferences: ArrayLike, returns: ArrayLike, count: int) -> np.ndarra
         preferences: Those that there are, `[k, m]`; their sums are 1.
         returns: What they led to, `[k, m]`.
         count: How many to add.
+        reference: Point above which volume counts, `[m]`: what lies below it is taken to lie on it, so that no gap is filled
+            where nothing could be won.
 
     Returns:
         `[count, m]`, fewer where there is nothing left between neighbours. None of them is there already.
     """
     weights = np.asarray(preferences, dtype=float)
-    gaps = _gaps(weights, np.asarray(returns, dtype=float))
+    counted = np.maximum(returns, -np.inf if reference is None else reference)
+    gaps = _gaps(weights, counted)
     known, found = set(map(_vector, weights)), list[Vector]()
     while gaps and len(found) < count:
         length, one, other = gaps.pop(max(range(len(gaps)), key=lambda k: gaps[k][0]))

@@ -84,7 +84,7 @@ def test_a_front_from_its_lattice_to_its_measures(front, tmp_path):
         np.mean([p for p, row in zip(discounted, rows(tmp_path), strict=True) if row["folder"].split("/")[2] == arm], axis=0)
         for arm in started[:2]
     ]
-    assert preferences[2:] == refined(preferences[:2], means, 2).tolist()
+    assert preferences[2:] == refined(preferences[:2], means, 2, [0, -50]).tolist()
 
     listed = [
         [[float(row[f"{kind}/{name}"]) for name in NAMES] for row in rows(tmp_path)] for kind in ("return", "discounted")

@@ -56,6 +56,16 @@ def test_the_widest_gap_is_halved_and_its_halves_are_gaps():
     assert 0.255 in refined(THREE, WIDE_ON_THE_RIGHT, 16)[:, 0]  # in the end the narrow one has its turn
 
 
+def test_no_gap_is_filled_below_the_reference_point():
+    """By its own ranges the front's wider gap is on the right; above -1 in the second objective there is little of it."""
+    returns = np.array([[0.0, 0.0], [4.0, -0.8], [10.0, -50.0]])
+    assert refined(THREE, returns, 1).tolist() == refined(THREE, returns, 1, [-100, -100]).tolist() == [[0.745, 0.255]]
+    assert refined(THREE, returns, 1, [-1, -1]).tolist() == [[0.255, 0.745]]
+    assert refined(THREE, returns, 3, [-100, -0.5]).tolist() == refined(THREE, [[0, 0], [4, -0.5], [10, -0.5]], 3).tolist()
+    # Nobody is above it: there is no front to fill, but preferences to try.
+    assert refined(THREE, returns, 2, [20, 20]).tolist() == [[0.255, 0.745], [0.745, 0.255]]
+
+
 def test_units_do_not_matter():
     """Raw returns would call the left gap the wider one: its energy is counted in thousands."""
     returns = WIDE_ON_THE_RIGHT * [1.0, 1e3]

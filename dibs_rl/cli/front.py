@@ -138,7 +138,9 @@ class Front:
             )
         if code or missing <= 0 or not refine:
             return code, jobs
-        more = refined(*self._outcomes(jobs), missing)
+        known = self.measure.reference
+        reference = None if known is None else [known[name] for name in self.plan.objectives]
+        more = refined(*self._outcomes(jobs), missing, reference)
         if len(more) < missing:
             print_line(f"Between neighbours on the front there is room for {len(more)} more preferences, not for {missing}.")
         title = f"With {len(more)} more where it is sparse"
