@@ -4,12 +4,14 @@ A preference weight is positive: an objective with weight 0 would have no vote a
 its corners leave `FLOOR` to each other objective.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 
-from dibs_rl.metrics import front, nondominated, normalised
+from dibs_rl.metrics import nondominated, normalised
 from dibs_rl.simplex import lattice_size, simplex_lattice
 
 FLOOR = 0.01
@@ -17,6 +19,8 @@ FLOOR = 0.01
 _DIGITS = 4  # of a weight: they name folders
 Vector = tuple[float, ...]
 """A preference that can be looked up."""
+Gap = tuple[float, Vector, Vector]
+"""How far two neighbours lie apart, and their preferences."""
 
 
 def lattice(m: int, points: int) -> np.ndarray:
@@ -46,21 +50,20 @@ def refined(preferences: ArrayLike, returns: ArrayLike, count: int, reference: A
 
     Returns are normalised by the front's own ranges, and the front's points joined by their minimum spanning tree: for two
     objectives this is the front from one end to the other. The longest edge gets the preference in the middle of those at its
-    ends; its halves are then taken to be half as long. Where the front is a single point, the preferences take its place.
+    ends; its halves are then taken to be half as long. Where the front has no gap, the preferences take its place.
 
     Args:
         preferences: Those that there are, `[k, m]`; their sums are 1.
         returns: What they led to, `[k, m]`.
         count: How many to add.
-        reference: Point above which volume counts, `[m]`: what lies below it is taken to lie on it, so that no gap is filled
-            where nothing could be won.
+        reference: Point above which volume counts, `[m]`: between two that lie below it in the same objective there is no
+            gap, since there is no volume to be won, and of others only what lies above it counts.
 
     Returns:
         `[count, m]`, fewer where there is nothing left between neighbours. None of them is there already.
     """
     weights = np.asarray(preferences, dtype=float)
-    counted = np.maximum(returns, -np.inf if reference is None else reference)
-    gaps = _gaps(weights, counted)
+    gaps = _gaps_of_front(weights, np.asarray(returns, dtype=float), reference) or _gaps(weights, weights)
     known, found = set(map(_vector, weights)), list[Vector]()
     while gaps and len(found) < count:
         length, one, other = gaps.pop(max(range(len(gaps)), key=lambda k: gaps[k][0]))
@@ -74,22 +77,38 @@ def refined(preferences: ArrayLike, returns: ArrayLike, count: int, reference: A
     return np.array(found).reshape(len(found), weights.shape[1])
 
 
-def _gaps(preferences: np.ndarray, returns: np.ndarray) -> list[tuple[float, Vector, Vector]]:
-    """Neighbours on the front, or in preference where it is one point: how far they lie apart, and their preferences.
+def _gaps_of_front(preferences: np.ndarray, returns: np.ndarray, reference: ArrayLike | None) -> list[Gap]:
+    """Those between neighbours on the front; none where it is a single point, or no part of it counts."""
+    candidates = np.flatnonzero(nondominated(returns))
+    least = -np.inf if reference is None else np.asarray(reference, dtype=float)
+    counted = np.maximum(returns, least)
+    low, high = (of(counted[candidates], axis=0) for of in (np.min, np.max))
+    lengths = (counted - low) / np.where(high > low, high - low, math.inf)
+    return _gaps(preferences[candidates], normalised(returns)[candidates], lengths[candidates], returns[candidates] <= least)
+
+
+def _gaps(
+    preferences: np.ndarray, places: np.ndarray, measured: np.ndarray | None = None, outside: np.ndarray | None = None
+) -> list[Gap]:
+    """Neighbours: how far they lie apart, and their preferences.
 
     They are sorted, so that the order in which the policies stand decides nothing where lengths are equal.
+
+    Args:
+        preferences: `[k, m]`.
+        places: Where they lie, `[k, m]`: what decides who are neighbours.
+        measured: Where they lie for the lengths, `[k, m]`; `places` if not given.
+        outside: `[k, m]`; two that are outside in the same objective have no gap between them.
     """
-    if len(front(returns)) > 1:
-        places, candidates = normalised(returns), np.flatnonzero(nondominated(returns))
-    else:
-        places, candidates = preferences, np.arange(len(preferences))
-    _, first = np.unique(places[candidates], axis=0, return_index=True)
-    chosen = candidates[np.sort(first)]
+    measured = places if measured is None else measured
+    _, first = np.unique(places, axis=0, return_index=True)
+    chosen = np.sort(first)
     tree = minimum_spanning_tree(squareform(pdist(places[chosen]))).tocoo()
     found = []
-    for length, i, j in zip(tree.data.tolist(), tree.row, tree.col, strict=True):
-        one, other = sorted(_vector(preferences[chosen[k]]) for k in (i, j))
-        found.append((length, one, other))
+    for i, j in zip(chosen[tree.row], chosen[tree.col], strict=True):
+        if outside is None or not (outside[i] & outside[j]).any():
+            one, other = sorted(_vector(preferences[k]) for k in (i, j))
+            found.append((float(np.linalg.norm(measured[i] - measured[j])), one, other))
     return sorted(found)
 
 

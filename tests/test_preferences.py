@@ -60,10 +60,19 @@ def test_no_gap_is_filled_below_the_reference_point():
     """By its own ranges the front's wider gap is on the right; above -1 in the second objective there is little of it."""
     returns = np.array([[0.0, 0.0], [4.0, -0.8], [10.0, -50.0]])
     assert refined(THREE, returns, 1).tolist() == refined(THREE, returns, 1, [-100, -100]).tolist() == [[0.745, 0.255]]
-    assert refined(THREE, returns, 1, [-1, -1]).tolist() == [[0.255, 0.745]]
-    assert refined(THREE, returns, 3, [-100, -0.5]).tolist() == refined(THREE, [[0, 0], [4, -0.5], [10, -0.5]], 3).tolist()
+    assert refined(THREE, returns, 2, [-1, -1]).tolist() == [[0.255, 0.745], [0.745, 0.255]]
+    # Both of the right gap's ends lie below: nothing goes there, and the other gap gets everything.
+    assert refined(THREE, returns, 3, [-100, -0.5]).tolist() == [[0.255, 0.745], [0.1325, 0.8675], [0.3775, 0.6225]]
     # Nobody is above it: there is no front to fill, but preferences to try.
     assert refined(THREE, returns, 2, [20, 20]).tolist() == [[0.255, 0.745], [0.745, 0.255]]
+
+
+def test_policies_below_the_reference_point_are_neighbours_all_the_same():
+    """Four of a lattice of six stand still or waste energy: what counts lies between the two kinds, whoever wastes the most."""
+    weights = lattice(2, 6)
+    returns = np.array([[0, 0], [0.1, -0.1], [17, -8], [82, -110], [94, -160], [146, -408]])
+    assert refined(weights, returns, 2)[:, 0].tolist() == [0.892, 0.5]
+    assert refined(weights, returns, 5, [-100, -100])[:, 0].tolist() == [0.5, 0.451, 0.549, 0.4265, 0.4755]
 
 
 def test_units_do_not_matter():
