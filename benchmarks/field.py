@@ -7,7 +7,8 @@
 Methods: `dibs`, `dibs-anchored`, `norm-sum`, `weighted-sum`, `sb3-ppo` and any other arm of `dibs-rl front`, which trains a
 policy for each preference (steps of experts are taken off the budget first), with `-from-experts`, `-from-expert-OBJECTIVE` or
 `-from-neighbour-OBJECTIVE` behind it for its `--warm-start`; and `pgmorl` and `capql` of MORL-Baselines, whose policies are
-evaluated here as all others are, whatever their own numbers say (`field_learners.py` says what is around them).
+evaluated here as all others are, whatever their own numbers say (`field_learners.py` says what is around them). One front is
+trained at a time, with one seed, and neighbours wait for each other: `--jobs` is nothing to them.
 These two need, in an environment of their own:
 
     pip install 'dibs-rl[field]' && pip install --no-deps morl-baselines==1.3.0
@@ -154,14 +155,15 @@ def front_steps(contest: Contest, method: str) -> int:
 
 
 def plan_of(contest: Contest, method: str) -> FrontPlan:
-    """The front of a method: `dibs-from-experts` is the arm `dibs`, whose policies begin as experts.
+    """The front of a method: behind `-from-` stands what the arm's policies begin as, `experts` or one by its own name.
 
     Raises:
         UserError: If there is no such arm or warm start, or the arm takes no preference.
     """
-    arm, _, what = method.rpartition("-from-")
-    how = {"arm": arm, "warm_start": {"experts": "expert"}.get(what, what)} if arm else {"arm": method}
-    return FrontPlan(contest.env, contest.objectives, **how)
+    arm, _, what = method.partition("-from-")
+    if what in ("none", "expert"):
+        raise UserError(f"Unknown method {method!r}: it is {arm}, or {arm}-from-experts.")
+    return FrontPlan(contest.env, contest.objectives, arm, warm_start={"": "none", "experts": "expert"}.get(what, what))
 
 
 def run_front(contest: Contest, method: str, seed: int, settings: Mapping[str, Any], root: Path, jobs: int) -> int:

@@ -1,6 +1,6 @@
 """What is said by objective, or by name, as one text: `3,1` and `forward=3,energy=1`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dibs_rl.errors import UserError
@@ -13,6 +13,11 @@ def by_objective_text(values: Any) -> str:
     if isinstance(values, list | tuple):
         return ",".join(str(value) for value in values)
     return "" if values is None else str(values)
+
+
+def preference_label(weights: Iterable[float]) -> str:
+    """How a preference is told in the name of a front's arm: `p0.75-0.25`."""
+    return "p" + "-".join(f"{weight:g}" for weight in weights)
 
 
 def parse_preference(text: str) -> list[float] | dict[str, float] | None:

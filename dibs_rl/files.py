@@ -38,7 +38,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_exists(path: Path) -> None:
-    """Raises a UserError if there is neither file nor folder: what it lacks inside would lead nowhere."""
+    """Raises a UserError if there is neither file nor folder."""
     if not path.exists():
         raise UserError(f"{path} does not exist.")
 

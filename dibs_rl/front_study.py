@@ -11,7 +11,7 @@ import numpy as np
 
 from dibs_rl import arms, conditions
 from dibs_rl import study as studies
-from dibs_rl.by_objective import parse_preference
+from dibs_rl.by_objective import parse_preference, preference_label
 from dibs_rl.combiners import make_combiner
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import load_yaml
@@ -27,8 +27,10 @@ _DIGITS = 9  # of a distance between preferences: which of two is nearer is not 
 
 def has_begun(path: Path) -> bool:
     """Whether a folder is a front's, whatever is done of it."""
-    file = path / "study.yaml"
-    return file.is_file() and str(load_yaml(file).get("name")).startswith(_FRONT)
+    try:
+        return str(load_yaml(path / "study.yaml").get("name")).startswith(_FRONT)
+    except UserError:  # there is none, or it cannot be read
+        return False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class FrontPlan:
             raise UserError(f"A front says itself what {', '.join(taken)} is; leave it out of --settings.")
         if self.arm == arms.EXPERTS or arms.is_reference(self.arm):
             raise UserError(f"The arm {self.arm} takes no preference, and cannot trace a front.")
+        if self.experts and "algo" in self._own_settings:
+            raise UserError(f"The policies of {self.arm} are of another algorithm than experts, and cannot begin as one.")
         combiner = self._own_settings.get("combiner")
         if combiner:
             make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
@@ -92,9 +96,8 @@ class FrontPlan:
     @property
     def name(self) -> str:
         """What the study is called: a folder that holds another one is left alone."""
-        return f"{_FRONT}{self.env} by {' '.join([self.arm, *self._begun])}" + (
-            f" with {self.transform}" if self.transform else ""
-        )
+        units = ["with", self.transform] if self.transform else []
+        return f"{_FRONT}{self.env} by {' '.join([self.arm, *self._begun, *units])}"
 
     @property
     def folder(self) -> Path:
@@ -162,15 +165,16 @@ class FrontPlan:
         return np.array([weights.get(name, 0.0) for name in self.objectives])
 
     def in_order(self, preferences: np.ndarray) -> np.ndarray:
-        """Preferences `[k, m]` in the order in which they are trained: who begins as a neighbour comes behind it."""
+        """Preferences `[k, m]` in the order in which they are trained: neighbours that policies begin as come before them."""
         if not self.warm_start.startswith(_NEIGHBOUR):
             return preferences
         return preferences[np.argsort(-self._weights(preferences), kind="stable")]
 
     @property
     def _begun(self) -> list[str]:
-        """What the policies have begun as, in words: nothing for `none`."""
-        return [] if self.warm_start == _NOTHING else ["from", self.warm_start + "s" * (self.warm_start == _FAVOURED)]
+        """What the policies have begun as, in words that name folders: nothing for `none`, several for `expert`."""
+        words = {_NOTHING: [], _FAVOURED: ["from", "experts"]}
+        return words.get(self.warm_start, ["from", self.warm_start])
 
     @property
     def _own_settings(self) -> dict[str, Any]:
@@ -193,14 +197,19 @@ class FrontPlan:
 
     def _arms(self, preferences: np.ndarray) -> dict[str, dict[str, Any]]:
         """An arm for each preference: settings by name. What one starts from does not depend on those that come after it."""
-        names = [f"{self.arm}-p" + "-".join(f"{weight:g}" for weight in weights) for weights in preferences.tolist()]
+        names = [f"{self.arm}-{preference_label(weights)}" for weights in preferences.tolist()]
         found: dict[str, dict[str, Any]] = {arms.EXPERT + objective: {} for objective in self.experts}
         for k, (name, weights) in enumerate(zip(names, preferences.tolist(), strict=True)):
-            found[name] = {**self._own_settings, "preference": dict(zip(self.objectives, weights, strict=True))}
-            if self.warm_start == _FAVOURED:
-                found[name]["start_from"] = arms.EXPERT + self.objectives[int(np.argmax(weights))]
-            elif self.warm_start.startswith(arms.EXPERT):
-                found[name]["start_from"] = self.warm_start
-            elif self.warm_start.startswith(_NEIGHBOUR) and (neighbour := self._neighbour(preferences, k)) is not None:
-                found[name]["start_from"] = names[neighbour]
+            start = self._start(names, preferences, k)
+            begun = {"start_from": start} if start else {}
+            found[name] = {**self._own_settings, "preference": dict(zip(self.objectives, weights, strict=True)), **begun}
         return found
+
+    def _start(self, names: Sequence[str], preferences: np.ndarray, k: int) -> str | None:
+        """The arm that the k-th policy begins as."""
+        if self.warm_start == _FAVOURED:
+            return arms.EXPERT + self.objectives[int(np.argmax(preferences[k]))]
+        if self.warm_start.startswith(_NEIGHBOUR):
+            neighbour = self._neighbour(preferences, k)
+            return None if neighbour is None else names[neighbour]
+        return self.warm_start if self.warm_start.startswith(arms.EXPERT) else None

@@ -156,7 +156,7 @@ def _choose_backend(wanted: str, env_id: str, changes: list[str], num_envs: int,
         left_out = {"warp"} if quick else {"warp", "torch"}
         return next(backend for backend, reason in reasons.items() if not reason and backend not in left_out)
     if reasons[wanted]:
-        raise UserError(f"The {wanted} backend {reasons[wanted]}. --backend auto takes another.")
+        raise UserError(f"The {wanted} backend {reasons[wanted]}. The backend auto takes another.")
     return wanted
 
 

@@ -445,9 +445,10 @@ def test_a_run_that_is_evaluated_by_sampled_actions_is_so_later_too(tmp_path, ca
 
 
 def test_the_folder_of_a_study_is_said_to_be_one(tmp_path, capsys):
-    (tmp_path / "study.yaml").write_text("name: mine\n")
-    assert command("evaluate", tmp_path) == 2
-    assert "a study's, whose runs are" in capsys.readouterr().err
+    for text in ("", "name: mine\n", "a: ["):
+        (tmp_path / "study.yaml").write_text(text)
+        assert command("evaluate", tmp_path) == 2
+        assert "a study's, whose runs are" in capsys.readouterr().err
 
 
 def test_runs_that_begin_at_once_have_folders_of_their_own(tmp_path):

@@ -96,8 +96,11 @@ def test_experts_are_paid_from_the_same_budget():
     assert field.front_steps(CONTEST, "dibs-from-expert-energy") == 1200 // (4 + 1)
     both = field.plan_of(CONTEST, "dibs-anchored-from-experts")
     assert (both.arm, both.warm_start) == ("dibs-anchored", "expert")
-    with pytest.raises(UserError, match="Unknown --warm-start 'neighbours'"):
-        field.plan_of(CONTEST, "dibs-from-neighbours")
+    for method, said in (("dibs-from-neighbours", "--warm-start 'neighbours'"), ("dibs-from-none", "method 'dibs-from-none'")):
+        with pytest.raises(UserError, match=f"Unknown {said}"):
+            field.plan_of(CONTEST, method)
+    from_there = dataclasses.replace(CONTEST, objectives=("from-start", "energy"))
+    assert field.plan_of(from_there, "dibs-from-expert-from-start").experts == ("from-start",)
 
 
 def test_a_lattice_with_fewer_points_trains_each_longer():

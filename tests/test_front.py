@@ -56,10 +56,11 @@ def test_a_warm_start_is_from_the_nearest_preference_with_more_weight(arm, tmp_p
     plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start="neighbour-forward")
     preferences = plan.in_order(np.array([[0.01, 0.99], [0.5, 0.5], [0.99, 0.01]]))
     assert preferences[:, 0].tolist() == [0.99, 0.5, 0.01]
-    preferences = np.concatenate([preferences, [[0.7, 0.3], [0.3, 0.7], [0.7, 0.3]]])
-    _, jobs = plan.jobs(preferences[:5], None)
+    preferences = np.concatenate([preferences, [[0.7, 0.3], [0.2, 0.8]]])
+    _, jobs = plan.jobs(preferences, None)
     weighed = [job for job in jobs if not job.arm.startswith("expert-")]
-    nearest = [None, "0.99-0.01", "0.5-0.5", "0.99-0.01", "0.5-0.5"]  # 0.3 is as near to 0.01, and 0.7 nearer to 0.5
+    # 0.7 is nearer to 0.5, and 0.2 to 0.01; but these have less weight on forward.
+    nearest = [None, "0.99-0.01", "0.5-0.5", "0.99-0.01", "0.5-0.5"]
     assert [job.start and job.start.arm for job in weighed] == [of and f"{arm}-p{of}" for of in nearest] * 2
     for job in weighed:
         if job.start:
@@ -76,14 +77,15 @@ def test_a_warm_start_is_from_the_nearest_preference_with_more_weight(arm, tmp_p
 
 
 def test_neighbours_of_three_objectives():
-    """From the corner of one objective outwards; of several with the same weight the nearest one may be the neighbour."""
-    names = ("forward", "height", "energy")
-    plan = FrontPlan("mo-hopper-v5", names, warm_start="neighbour-height")
+    """From the corner of one objective outwards; a neighbour may have as much weight on it."""
+    plan = FrontPlan("mo-hopper-v5", ("forward", "height", "energy"), warm_start="neighbour-height")
     preferences = plan.in_order(lattice(3, 6))
-    starts = [plan._neighbour(preferences, k) for k in range(6)]
     assert preferences[:, 1].tolist() == [0.98, 0.495, 0.495, 0.01, 0.01, 0.01]
     assert preferences[3:].tolist() == [[0.01, 0.01, 0.98], [0.495, 0.01, 0.495], [0.98, 0.01, 0.01]]
-    assert starts == [None, 0, 0, 1, 1, 2]  # the first of two that are as near
+    preferences = np.concatenate([preferences, [[0.25, 0.01, 0.74]]])
+    _, jobs = plan.jobs(preferences, None)
+    starts = [job.start and [other.arm for other in jobs].index(job.start.arm) for job in jobs]
+    assert starts == [None, 0, 0, 1, 1, 2, 3]  # the first one of several that are as near
     for other in ("none", "expert", "expert-height"):
         assert np.array_equal(dataclasses.replace(plan, warm_start=other).in_order(preferences), preferences)
 
@@ -156,6 +158,8 @@ def test_a_folder_knows_its_preferences_and_seeds(tmp_path):
         ({"arm": "experts"}, "takes no preference"),
         ({"settings": {"preference": "1,2"}}, "A front says itself what preference is"),
         ({"objectives": ("forward",)}, "at least two objectives"),
+        ({"arm": "sb3-ppo", "warm_start": "expert"}, "The policies of sb3-ppo are of another algorithm than experts"),
+        ({"arm": "sb3-ppo", "warm_start": "expert-energy"}, "The policies of sb3-ppo are of another algorithm"),
     ],
 )
 def test_what_traces_no_front(changes, message):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dibs_rl.cli import front as front_command
 from dibs_rl.metrics import expected_utility, hypervolume, nondominated, sparsity
 from dibs_rl.preferences import refined
 from dibs_rl.run_folder import RunFolder
+from dibs_rl.yardstick import Yardstick
 
 ENV = "deep-sea-treasure-v0"
 QUICK = ["--settings", "num_envs=4", "n_steps=16", "batch_size=32", "n_epochs=2", "eval_episodes=2", "hidden=[8]"]
@@ -163,6 +165,43 @@ def test_each_policy_begins_as_its_neighbour(front, tmp_path):
     assert [facts[arm].get("started_from") for arm in started] == [None, *models[:2], models[0 if between > 0.5 else 1]]
     assert front(*asked)[2] == []
     assert command("front", "--env", ENV, *asked[:4], "--steps", 64, "--out", tmp_path, *QUICK) == 2  # another front
+
+
+def test_a_finer_lattice_of_neighbours(front, tmp_path):
+    """What is added is a chain too, and begins as those that are there."""
+    asked = ("--refine", 0, "--warm-start", "neighbour-time")
+    assert front(*asked, "--points", 2)[2] == ["dibs-p0.01-0.99", "dibs-p0.99-0.01"]
+    code, _, started = front(*asked, "--points", 4)
+    assert (code, started) == (0, ["dibs-p0.3367-0.6633", "dibs-p0.6633-0.3367"])
+    configs = [(tmp_path / ENV / f"scale-1/{arm}/seed0/config.yaml").read_text() for arm in started]
+    begun = [Path(yaml.safe_load(text)["facts"]["started_from"]).parts[-3] for text in configs]
+    assert begun == ["dibs-p0.01-0.99", "dibs-p0.3367-0.6633"]
+    code, _, started = front(*asked, "--points", 4, "--seeds", 1, launcher=lambda root: Interrupted(root, jobs=3))
+    assert (code, started) == (130, ["dibs-p0.01-0.99", "dibs-p0.99-0.01"])
+    assert front(*asked, "--points", 4)[2] == ["dibs-p0.3367-0.6633", "dibs-p0.6633-0.3367"]
+
+
+def test_a_chain_waits_for_the_neighbour_that_failed(front, tmp_path):
+    asked = ("--points", 3, "--refine", 0, "--warm-start", "neighbour-time")
+    code, _, started = front(*asked, launcher=lambda root: InThisProcess(root, broken=("dibs-p0.5-0.5",)))
+    assert (code, started) == (1, ["dibs-p0.01-0.99", "dibs-p0.5-0.5"])
+    assert front(*asked)[2] == ["dibs-p0.5-0.5", "dibs-p0.99-0.01"]
+
+
+@pytest.mark.parametrize(("said", "wanted"), [((), [0, -50]), (("--ref-point", "time=-7,treasure=3"), [3, -7])])
+def test_what_is_refined_counts_above_the_reference_point(front, monkeypatch, said, wanted):
+    asked = []
+    monkeypatch.setattr(front_command, "refined", lambda *given: (asked.append(given), refined(*given))[1])
+    front("--points", 3, *said)
+    assert [given[2:] for given in asked] == [(1, wanted)]
+
+
+def test_where_no_reference_point_is_known_all_gaps_count(front, monkeypatch):
+    asked = []
+    monkeypatch.setattr(front_command, "refined", lambda *given: (asked.append(given), refined(*given))[1])
+    monkeypatch.setattr(front_command, "yardstick", lambda *_: Yardstick(None, None, "nowhere"))
+    front("--points", 3)
+    assert [given[2:] for given in asked] == [(1, None)]
 
 
 def test_each_policy_begins_as_an_expert(front, tmp_path):

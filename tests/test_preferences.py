@@ -68,7 +68,7 @@ def test_no_gap_is_filled_below_the_reference_point():
 
 
 def test_policies_below_the_reference_point_are_neighbours_all_the_same():
-    """Four of a lattice of six stand still or waste energy: what counts lies between the two kinds, whoever wastes the most."""
+    """Some stand still, some waste energy: what counts lies between the two kinds, whoever wastes the most."""
     weights = lattice(2, 6)
     returns = np.array([[0, 0], [0.1, -0.1], [17, -8], [82, -110], [94, -160], [146, -408]])
     assert refined(weights, returns, 2)[:, 0].tolist() == [0.892, 0.5]

@@ -38,7 +38,7 @@ class FrontConfig:
     env: str = "mo-halfcheetah"
     """Environment id; of a bare name the newest version is taken."""
     points: Count = 11
-    """Preferences, each a policy; at least as many as objectives. Experts, where the arm has any, come on top."""
+    """Preferences, each a policy; at least as many as objectives. Experts, where there are any, come on top."""
     refine: Fraction = 0.5
     """Share of the points that go where the front is sparse, once the others are there; 0 for a lattice alone."""
     arm: str = DEFAULT_ARM
@@ -47,13 +47,14 @@ class FrontConfig:
     """Each preference is trained once with each; each seed has a front of its own."""
     warm_start: str = "none"
     """What each policy begins as: none; expert, that of the objective that its preference favours; expert-OBJECTIVE, that of
-    one objective, whatever the preference is; or neighbour-OBJECTIVE, the policy of the nearest preference with more weight
-    on that objective (the trainings of a seed then wait for each other). Experts are trained first, and are points of the
-    front."""
+    one objective, whatever the preference is; or neighbour-OBJECTIVE, of those trained before it the policy of the nearest
+    preference with no less weight on that objective (the trainings of a seed then wait for each other). Experts are trained
+    first, and are points of the front."""
     transform: str = ""
     """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
     ref_point: str = ""
-    """Reference point of the hypervolume, by name: forward=-100,energy=-100. That of fronts.yaml if not given."""
+    """Reference point of the hypervolume, by name: forward=-100,energy=-100. That of fronts.yaml if not given. No gap below it
+    is refined."""
     gamma: float | None = None
     """Discount of the returns that the front is made of; that of fronts.yaml if not given, else the training's."""
     out: Path | None = None
@@ -127,7 +128,8 @@ class Front:
             m = len(self.plan.objectives)
             preferences = self.plan.in_order(lattice(m, max(m, count - math.floor(round(refine * count, 9)))))
         elif not refine and len(preferences) < count:
-            preferences = with_finer_lattice(preferences, count)
+            finer, begun = with_finer_lattice(preferences, count), len(preferences)
+            preferences = np.concatenate([preferences, self.plan.in_order(finer[begun:])])
         title = f"{self.plan.name} in {self.root}, {len(preferences)} of {max(count, len(preferences))} preferences"
         code, jobs = self._run(title, preferences, launcher)
         missing = count - len(preferences)

@@ -69,6 +69,7 @@ def _summary(
     return {
         "env": plan.env,
         "arm": plan.arm,
+        "warm_start": plan.warm_start,
         "transform": plan.transform,
         **evaluated,
         "reference_point": reference,

@@ -2,13 +2,14 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from dibs_rl.by_objective import parse_preference, preference_label
 from dibs_rl.cli.flags import parse, print_line
 from dibs_rl.curves import RETURN, Curve, common_steps, mean_curve, read_curves
 from dibs_rl.envs import base_and_transform
@@ -158,8 +159,9 @@ def _label(arm: Sequence[Run], same_arm: Sequence[dict[str, Any]]) -> str:
     differing = [key for key in mine if any(other[key] != mine[key] for other in same_algo)]
     if len(same_algo) < len(same_arm):
         differing.insert(0, "algo")
-    weights = "-".join(part.partition("=")[2] for part in mine["preference"].split(","))
-    if weights and "preference" not in differing and not arm[0].arm.endswith(f"-p{weights}"):  # a front's arms say it
+    said = parse_preference(mine["preference"])
+    weights = said.values() if isinstance(said, Mapping) else said or ()
+    if said and "preference" not in differing and not arm[0].arm.endswith(preference_label(weights)):  # as a front's arms do
         differing.append("preference")
     parts = [arm[0].arm, *(f"{key} {'none' if mine[key] in ('', None) else mine[key]}" for key in differing)]
     seeds = f"seed {arm[0].config.seed}" if len(arm) == 1 else f"{len(arm)} seeds"
