@@ -345,7 +345,7 @@ def test_mistakes_get_one_line_and_exit_code_2(tmp_path, capsys):
     broken = fake_study(tmp_path / "broken")
     (broken / ENV / "scale-1" / "dibs" / "seed0" / "result.json").write_text("{")
     expected = {
-        "no folder": ([tmp_path / "nowhere"], "not a study's folder"),
+        "no folder": ([tmp_path / "nowhere"], "nowhere does not exist"),
         "empty": ([empty], "not a study's folder"),
         "no page": ([nothing_yet, "--out", tmp_path / "page.txt"], ".html"),
         "nothing yet": ([nothing_yet], "nothing to report"),

@@ -432,12 +432,11 @@ def test_resume_with_and_without_the_replay_buffer(tmp_path, capsys, kept):
 
 
 def test_too_few_steps_to_learn_anything_are_told(tmp_path, capsys):
-    assert command(*QUICK, "--steps", 18, "--out", tmp_path / "few") == 0
-    assert "Nothing is learnt before step 20, and --steps is 18" in capsys.readouterr().out
-    assert DiBSSAC.load(tmp_path / "few/model.zip", device="cpu")._n_updates == 0
-    assert command(*QUICK, "--steps", 20, "--out", tmp_path / "enough") == 0
-    assert "Nothing is learnt" not in capsys.readouterr().out
-    assert DiBSSAC.load(tmp_path / "enough/model.zip", device="cpu")._n_updates > 0
+    for steps, learns in ((20, False), (24, True)):
+        run = tmp_path / str(steps)
+        assert command(*QUICK, "--update-ratio", "0.25", "--steps", steps, "--out", run) == 0
+        told = "Nothing is learnt before step 20, and --steps is 20" in capsys.readouterr().out
+        assert (told, DiBSSAC.load(run / "model.zip", device="cpu")._n_updates > 0) == (not learns, learns)
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_its_replay_buffer(tmp_path):

@@ -177,7 +177,7 @@ def _announce(config: RunConfig, env: VectorRewardVecEnv, folder: RunFolder, mod
     )
     if env.reward_transform is not None:
         print_line(f"Learnt from with {env.reward_transform}; returns are shown without it.")
-    if isinstance(model, VectorOffPolicy) and config.steps < model.learning_starts:
+    if isinstance(model, VectorOffPolicy) and config.steps <= model.learning_starts:
         print_line(
             f"Nothing is learnt before step {model.learning_starts:,}, and --steps is {config.steps:,}: more of these, or "
             "fewer --learning-starts."
