@@ -47,6 +47,7 @@ from torch.distributions import Normal, kl_divergence
 from dibs_rl.agents import DiBSPPO
 from dibs_rl.agents.anchors import Anchors
 from dibs_rl.agents.experts import expert_facts
+from dibs_rl.by_objective import preference_label
 from dibs_rl.cli.benchmark import objectives_of
 from dibs_rl.cli.evaluate import evaluated
 from dibs_rl.cli.experts import ExpertsConfig, make_experts
@@ -206,7 +207,7 @@ def plan(flags: argparse.Namespace, folders: Mapping[tuple[int, int], Path]) -> 
                 own += [] if variant in WITHOUT_ANCHORS else ["--anchors", str(folder)]
                 if variant in FROM_EXPERT:
                     own += ["--start-from", str(run_of(folder, objectives[int(np.argmax(preference))]))]
-            name = f"{variant}-p" + "-".join(f"{weight:g}" for weight in preference)
+            name = f"{variant}-{preference_label(preference)}"
             found.append(Training(variant, preference, read_config(own), flags.out / flags.env / name / f"seed{seed}.json"))
     return found
 

@@ -30,14 +30,18 @@ def front(returns: ArrayLike) -> np.ndarray:
     return points[moocore.is_nondominated(points, maximise=True)]
 
 
-def normalised(returns: ArrayLike) -> np.ndarray:
+def normalised(returns: ArrayLike, among: ArrayLike | None = None) -> np.ndarray:
     """Returns `[k, m]` in units of the front: of each objective, 0 is the front's least and 1 its greatest return.
 
     An objective of which the whole front has the same return is 0 there. Positive factors on an objective and constants added
     to it leave no trace.
+
+    Args:
+        returns: `[k, m]`.
+        among: Points `[n, m]` whose ranges are the units; the front of `returns` if not given.
     """
     points = np.asarray(returns, dtype=float)
-    low, high = (of(front(points), axis=0) for of in (np.min, np.max))
+    low, high = (of(front(points) if among is None else among, axis=0) for of in (np.min, np.max))
     return (points - low) / np.where(high > low, high - low, math.inf)
 
 

@@ -4,8 +4,6 @@ A preference weight is positive: an objective with weight 0 would have no vote a
 its corners leave `FLOOR` to each other objective.
 """
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import minimum_spanning_tree
@@ -79,12 +77,10 @@ def refined(preferences: ArrayLike, returns: ArrayLike, count: int, reference: A
 
 def _gaps_of_front(preferences: np.ndarray, returns: np.ndarray, reference: ArrayLike | None) -> list[Gap]:
     """Those between neighbours on the front; none where it is a single point, or no part of it counts."""
-    candidates = np.flatnonzero(nondominated(returns))
+    on_it = nondominated(returns)
     least = -np.inf if reference is None else np.asarray(reference, dtype=float)
-    counted = np.maximum(returns, least)
-    low, high = (of(counted[candidates], axis=0) for of in (np.min, np.max))
-    lengths = (counted - low) / np.where(high > low, high - low, math.inf)
-    return _gaps(preferences[candidates], normalised(returns)[candidates], lengths[candidates], returns[candidates] <= least)
+    counted = np.maximum(returns[on_it], least)
+    return _gaps(preferences[on_it], normalised(returns)[on_it], normalised(counted, counted), returns[on_it] <= least)
 
 
 def _gaps(

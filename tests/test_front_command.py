@@ -227,6 +227,9 @@ def test_ctrl_c_in_the_second_half_and_on_with_the_same_preferences(front, tmp_p
     code, said, started = front("--points", 4, launcher=lambda root: Interrupted(root, jobs=4))
     assert (code, len(started)) == (130, 3)
     assert "the same command goes on" in said
+    assert [line.rsplit(maxsplit=1)[-1] for line in said.splitlines() if "seed0 stopped" in line] == [
+        "stopped"
+    ]  # no time left
     chosen = (tmp_path / "study.yaml").read_text()
     # From now on the lattice's returns are others: what was chosen by them stays as it was.
     result = tmp_path / ENV / "scale-1/dibs-p0.01-0.99/seed0/result.json"
