@@ -25,7 +25,7 @@ def quick_step(optimizer: Optimizer) -> Step:
     """
     group = optimizer.param_groups[0]
     learning = [p for p in group["params"] if p.grad is not None]
-    if not _is_plain(optimizer):
+    if not is_plain(optimizer):
         return partial(_step_unless, optimizer)
     if any(p not in optimizer.state for p in learning):
         optimizer._init_group(group, [], [], [], [], [], [])  # type: ignore[attr-defined]  # as its first step does
@@ -72,7 +72,7 @@ def _step_unless(optimizer: Optimizer, mask: Tensor | None = None) -> None:
         optimizer.step()
 
 
-def _is_plain(optimizer: Optimizer) -> bool:
+def is_plain(optimizer: Optimizer) -> bool:
     """Whether `step` is torch's fused Adam on one group of parameters, and nobody listens to it."""
     if type(optimizer) is not Adam or len(optimizer.param_groups) > 1 or "step" in vars(optimizer):
         return False

@@ -52,9 +52,11 @@ class Engine(Protocol):
 
     Attributes:
         small: Whether the networks' operations are so short that more threads make them slower.
+        looks: Whether a pass may look at tensors on the way, or leave one in another place the next time.
     """
 
     small: bool
+    looks: bool
 
     def inputs(self, obs: Obs) -> Any:
         """What the networks are fed for observations; computed once, taken apart as often as needed."""
@@ -79,6 +81,8 @@ def engine_of(policy: VectorCritic) -> Engine:
 
 class AutogradEngine:
     """Any policy: one pass of autograd for each gradient, through one shared forward pass."""
+
+    looks = True  # its networks may be anybody's
 
     def __init__(self, policy: VectorCritic) -> None:
         self._policy = policy

@@ -14,24 +14,24 @@ class KLStop:
 
     Args:
         limit: Largest divergence; None for any.
+        device: Where divergences are.
 
     Attributes:
-        mask: `[]` float32: 1 from the stop on, 0 before; None where nothing is masked.
+        mask: `[]` float32, which is changed in place: 1 from the stop on, 0 before; None where nothing is ever masked.
     """
 
-    def __init__(self, limit: float | None) -> None:
+    def __init__(self, limit: float | None, device: torch.device) -> None:
         self._limit = limit
-        self.mask: Tensor | None = None
+        self.mask = torch.zeros((), device=device) if limit is not None and sync.waits(device) else None
 
     def reached(self, divergence: Tensor) -> bool:
         """Takes the divergence `[]` found before a step, the mean over all ranks; whether to leave off here."""
         if self._limit is None:
             return False
         too_far = ~(ranks.mean(divergence).double() <= self._limit)  # also where it is NaN
-        if not sync.waits(too_far.device):
+        if self.mask is None:
             return bool(too_far)
-        stopped = too_far.to(torch.float32)
-        self.mask = stopped if self.mask is None else torch.maximum(self.mask, stopped)
+        torch.maximum(self.mask, too_far.to(torch.float32), out=self.mask)
         return False
 
     def kept(self, value: Tensor) -> Tensor:

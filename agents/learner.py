@@ -20,7 +20,6 @@ from dibs_rl.agents.persistence import Persistent
 from dibs_rl.agents.records import Log, Records
 from dibs_rl.bargaining import DiBS
 from dibs_rl.combiners import AdvantageSum, combine, make_combiner, split_scalarisation
-from dibs_rl.diagnostics import describe_bargain
 from dibs_rl.envs import as_vector_env, normalization_of
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.popart import PopArt
@@ -125,14 +124,11 @@ class VectorLearner(Records, Persistent):
         """Names of the k gradients that are combined."""
         return self.objectives if self._sum is None else ("sum",)
 
-    def _combine(self, jacobian: Tensor, log: Log | None) -> tuple[Tensor, Tensor | None]:
-        """The direction `[p]`, and the weights `[k]` it is made with where the combiner has any; a log is told, if given."""
+    def _combine(self, jacobian: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The direction `[p]`, and the weights `[k]` it is made with where the combiner has any."""
         direction, weights = combine(self._aggregator, jacobian)
         # Some combiners draw random numbers, and each rank has its own.
-        direction, weights = ranks.lead_tensor(direction), None if weights is None else ranks.lead_tensor(weights)
-        if log is not None:
-            log["bargain"].append(describe_bargain(jacobian, direction, weights, self._rows))
-        return direction, weights
+        return ranks.lead_tensor(direction), None if weights is None else ranks.lead_tensor(weights)
 
     def _measure_distances(self, obs: Obs, active: Tensor | None, log: Log) -> None:
         """Where there are anchors: how far the policy is from each, for the bargains to come.

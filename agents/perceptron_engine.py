@@ -24,6 +24,8 @@ class PerceptronEngine:
     Gradients are written into buffers of the engine: what `gradient` returns is valid until the next call.
     """
 
+    looks = False
+
     def __init__(self, policy: VectorCritic) -> None:
         self._policy = policy
         self.small = is_small(policy)

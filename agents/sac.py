@@ -14,6 +14,7 @@ from dibs_rl.agents.checks import check_parameters
 from dibs_rl.agents.off_policy import VectorOffPolicy
 from dibs_rl.agents.records import Log
 from dibs_rl.agents.sac_policies import CnnSACPolicy, MlpSACPolicy, MultiInputSACPolicy, VectorQ, VectorSAC
+from dibs_rl.diagnostics import describe_bargain
 from dibs_rl.errors import UserError
 from dibs_rl.gradients import objective_jacobian, write_gradient
 from dibs_rl.losses import ensemble_losses, own_weights, sac_policy_losses
@@ -147,7 +148,9 @@ class DiBSSAC(VectorOffPolicy, SAC):
         losses = sac_policy_losses(actions, *self._counted(values, slopes))
         parameters = self.policy.policy_parameters()
         jacobian = objective_jacobian([*losses, log_prob.mean()], parameters)
-        direction, _ = self._combine(jacobian[:-1], log)
+        direction, shares = self._combine(jacobian[:-1])
+        if log is not None:
+            log["bargain"].append(describe_bargain(jacobian[:-1], direction, shares, self._rows))
         write_gradient(parameters, direction + alpha * jacobian[-1])
         self.actor.optimizer.step()
         self._log["ent_coef"].append(alpha)

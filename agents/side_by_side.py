@@ -3,9 +3,13 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+
+from dibs_rl import sync
+from dibs_rl.agents.recordings import stream_for
 
 Beside = Callable[..., Callable[[], Any]]  # takes a function and its arguments, returns a function that gives its result
 
@@ -22,19 +26,25 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def beside(small: bool, overlaps: bool) -> Iterator[Beside]:
+def beside(small: bool, overlaps: bool, device: torch.device) -> Iterator[Beside]:
     """Gives a function that calls another one in a second thread, in the order of the calls.
 
-    Each call returns a function that gives the result, or raises what was raised; at the end of the block all calls are done.
-    torch's threads are shared out between the two. Where torch may use one thread only, the calls are made at once, in this
-    one; the results are the same.
+    On a CUDA device, to which one thread gives all work, it is a second stream. Each call returns a function that gives the
+    result, or raises what was raised; at the end of the block all calls are done. torch's threads are shared out between the
+    two. Where torch may use one thread only, the calls are made at once, in this one; the results are the same.
 
     Args:
         small: Whether operations are so short that each thread had better do its own alone.
         overlaps: Whether the calls leave anything to do beside them; if not, they are made at once.
+        device: Where the tensors are.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or not overlaps:
+    if overlaps and device.type == "cuda":
+        stream = stream_for("what is beside", device)
+        yield partial(_on_stream, stream)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        return
+    if threads == 1 or not overlaps or sync.waits(device):
         with torch_threads(1 if small else threads):
             yield _at_once
         return
@@ -47,3 +57,15 @@ def beside(small: bool, overlaps: bool) -> Iterator[Beside]:
 def _at_once(function: Callable, *arguments: Any) -> Callable[[], Any]:
     result = function(*arguments)
     return lambda: result
+
+
+def _on_stream(stream: torch.cuda.Stream, function: Callable, *arguments: Any) -> Callable[[], Any]:
+    stream.wait_stream(torch.cuda.current_stream(stream.device))  # what the arguments are made by
+    with torch.cuda.stream(stream):
+        result = function(*arguments)
+
+    def given(_kept: Any = arguments) -> Any:  # until then their memory must not go to others
+        torch.cuda.current_stream(stream.device).wait_stream(stream)
+        return result
+
+    return given

@@ -4,20 +4,24 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchjd.aggregation import Sum
 
 from dibs_rl import ranks, sync
-from dibs_rl.agents.adam import quick_step
+from dibs_rl.agents.adam import is_plain, quick_step
 from dibs_rl.agents.checks import check_parameters
 from dibs_rl.agents.engines import Engine, Evaluation, engine_of
 from dibs_rl.agents.kl_stop import KLStop, masked
+from dibs_rl.agents.recordings import Recordings
 from dibs_rl.agents.records import Log
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import Beside, beside
+from dibs_rl.bargaining import DiBS
 from dibs_rl.buffers import Minibatch, Minibatches, chunks, slices, take
+from dibs_rl.diagnostics import Bargain, describe_bargain
 from dibs_rl.gradients import flat_gradient
 from dibs_rl.losses import PolicyLosses, value_losses
 from dibs_rl.returns import explained_variances, normalise_columns
@@ -25,6 +29,21 @@ from dibs_rl.returns import explained_variances, normalise_columns
 Every = Literal["rollout", "epoch", "minibatch"]
 Result = Callable[[], list[Tensor]]
 Masks = list[Tensor | None]
+Found = dict[str, Tensor | Bargain]  # for the log
+
+
+class Learnt(NamedTuple):
+    """What came of a minibatch.
+
+    Attributes:
+        found: For the log.
+        taken: Whether a step was taken; not where the policy had moved too far.
+        mask: See `KLStop`, of the step.
+    """
+
+    found: Found
+    taken: bool
+    mask: Tensor | None = None
 
 
 class ClippedStep:
@@ -34,6 +53,9 @@ class ClippedStep:
         optimizer: Its parameters that are not among `parameters` stay as they are.
         parameters: What the gradients are by, in their order.
         max_norm: Largest norm of a gradient.
+
+    Attributes:
+        looks: Whether a step looks at tensors.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], max_norm: float) -> None:
@@ -42,6 +64,7 @@ class ClippedStep:
         optimizer.zero_grad()
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part
+        self.looks = not is_plain(optimizer)
         self._step = quick_step(optimizer)
 
     def along(self, gradient: Tensor, mask: Tensor | None = None) -> None:
@@ -73,16 +96,22 @@ class CombinedUpdate(VectorRollouts):
     normalize_advantage: bool
     bargain_every: Every = "minibatch"
 
+    def _setup_model(self) -> None:
+        self._recordings = Recordings()
+        super()._setup_model()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_recordings"]
+
     def train(self) -> None:
-        """Updates policy and critic on the rollout, side by side where torch may use more than one thread and that helps."""
+        """Updates policy and critic on the rollout, side by side where they gain by that."""
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.policy.optimizer, self.policy.value_optimizer])
         log: Log = defaultdict(list)
         engine = engine_of(self.policy)
-        # Ranks speak to each other in an order that two threads would not keep, and a GPU has work from one thread enough.
-        alone = ranks.number() == 1 and not sync.waits(self.device)
-        overlaps = alone and (self.bargain_every == "epoch" or not engine.small)
-        with beside(engine.small, overlaps) as call:
+        # Ranks speak to each other in an order that two threads would not keep.
+        overlaps = ranks.number() == 1 and (self.bargain_every == "epoch" or not engine.small or self.device.type == "cuda")
+        with beside(engine.small, overlaps, self.device) as call:
             try:
                 self._update(engine, call, log)
             except ValueError:  # torch's distributions and the combiners refuse what is not finite; the cause comes first
@@ -106,11 +135,21 @@ class CombinedUpdate(VectorRollouts):
         self._measure_distances(buffer.flat(buffer.obs), buffer.active_samples(), log)
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
         batch = batch._replace(obs=engine.inputs(batch.obs))
-        critic = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
-        learnt = self._train_policy(engine, batch, log, partial(call, self._train_critic, engine, critic))
+        step = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
+        learn = self._recorded("critic", partial(self._critic_step, engine, step), self._steps, engine.looks or step.looks)
+        learnt = self._train_policy(engine, batch, log, partial(call, self._train_critic, learn))
         value_losses_found = [loss for losses in learnt for loss in losses()]
         if value_losses_found:  # none where the very first minibatch was too far from the old policy
             log["value_loss"] = value_losses_found
+
+    def _recorded(self, name: str, work: Callable[..., Any], times: int, looks: bool) -> Callable[..., Any]:
+        """Work that is done so many times; on a GPU by a recording, unless it looks at tensors or speaks to other ranks."""
+        return work if times == 1 or looks or ranks.number() > 1 else self._recordings.of(name, work, self.device)
+
+    @property
+    def _steps(self) -> int:
+        """Steps of an update, of the policy and of the critic each."""
+        return self.n_epochs * -(-self.rollout_buffer.size // self.batch_size)
 
     def _train_policy(
         self, engine: Engine, rollout: Minibatch, log: Log, then: Callable[[Minibatches, Masks], Result]
@@ -124,52 +163,70 @@ class CombinedUpdate(VectorRollouts):
             then: Called after each epoch with its minibatches and a mask (see `KLStop`) for each of those that the policy has
                 learnt from; its results are returned.
         """
-        weights = self._bargain(engine, rollout, log) if self.bargain_every == "rollout" else None
         step = ClippedStep(self.policy.optimizer, self.policy.policy_parameters(), self.max_grad_norm)
-        stop = KLStop(None if self.target_kl is None else 1.5 * self.target_kl)
+        stop = KLStop(None if self.target_kl is None else 1.5 * self.target_kl, self.device)
+        any_combiner = not isinstance(self._aggregator, DiBS | Sum)  # others may look at the gradients
+        bargains = self.n_epochs if self.bargain_every == "epoch" else 1
+        bargain = self._recorded("bargain", partial(self._bargain, engine, rollout), bargains, engine.looks or any_combiner)
+        looks = engine.looks or step.looks or (any_combiner and self.bargain_every == "minibatch")
+        learn = self._recorded("policy", partial(self._policy_step, engine, step, stop), self._steps, looks)
+        weights: Tensor | None = None
         results: list[Result] = []
-        for _ in range(self.n_epochs):
-            if self.bargain_every == "epoch":
-                weights = self._bargain(engine, rollout, log)
-            if engine.small and results:
+        for epoch in range(self.n_epochs):
+            if self.bargain_every == "epoch" or (self.bargain_every == "rollout" and epoch == 0):
+                weights, found = bargain()
+                _note(found, log)
+            if engine.small and results and not sync.waits(self.device):
                 results[-1]()  # short operations of two threads wait for each other; the long ones of a bargain do not
             batches = Minibatches(rollout, list(self.rollout_buffer.indices(self.batch_size)))
-            masks = self._train_epoch(engine, step, batches, weights, stop, log)
+            masks = self._train_epoch(learn, batches, weights, log)
             results.append(then(batches, masks))
             self._n_updates += 1
             if len(masks) < len(batches):
                 break
         return results
 
-    def _train_epoch(
-        self, engine: Engine, step: ClippedStep, batches: Minibatches, weights: Tensor | None, stop: KLStop, log: Log
-    ) -> Masks:
+    def _train_epoch(self, learn: Callable[..., Learnt], batches: Minibatches, weights: Tensor | None, log: Log) -> Masks:
         """Takes the policy's steps of one epoch and returns the mask of each that was taken."""
         masks: Masks = []
         for batch in batches:
-            if weights is None and self.normalize_advantage:
-                active = batch.active if self._sum is None else None
-                batch = batch._replace(advantages=normalise_columns(batch.advantages, active))
-            evaluated = engine.evaluate(batch.obs, batch.actions)
-            log_ratio = evaluated.log_prob - batch.log_probs
-            divergence = self._divergence(log_ratio)
-            if divergence is not None:
-                log["approx_kl"].append(stop.kept(divergence))
-                if stop.reached(divergence):
-                    break
-            self._step_policy(step, evaluated, self._policy_losses(log_ratio, batch), weights, stop, log)
-            masks.append(stop.mask)
+            learnt = learn(batch, weights)
+            _note(learnt.found, log)
+            if not learnt.taken:
+                break
+            masks.append(learnt.mask)
         return masks
 
-    def _train_critic(self, engine: Engine, step: ClippedStep, batches: Minibatches, masks: Masks) -> list[Tensor]:
+    def _policy_step(
+        self, engine: Engine, step: ClippedStep, stop: KLStop, batch: Minibatch, weights: Tensor | None
+    ) -> Learnt:
+        """Takes the policy's step of one minibatch, unless the policy has moved too far."""
+        if weights is None and self.normalize_advantage:
+            active = batch.active if self._sum is None else None
+            batch = batch._replace(advantages=normalise_columns(batch.advantages, active))
+        evaluated = engine.evaluate(batch.obs, batch.actions)
+        log_ratio = evaluated.log_prob - batch.log_probs
+        divergence = self._divergence(log_ratio)
+        found: Found = {}
+        if divergence is not None:
+            found["approx_kl"] = stop.kept(divergence)
+            if stop.reached(divergence):
+                return Learnt(found, taken=False)
+        found |= self._step_policy(step, evaluated, self._policy_losses(log_ratio, batch), weights, stop)
+        return Learnt(found, taken=True, mask=None if stop.mask is None else stop.mask.clone())
+
+    def _train_critic(self, learn: Callable[..., Tensor], batches: Minibatches, masks: Masks) -> list[Tensor]:
         """Takes the critic's steps on the minibatches that the policy has taken, and returns its losses, `[m]` each."""
-        found = []
-        for mask, batch in zip(masks, batches, strict=False):
-            values = engine.values(batch.obs)
-            losses, slopes = value_losses(values.values, batch.value_targets, batch.active)
-            step.along(ranks.mean(values.gradient(slopes.mul_(self.vf_coef))), mask)
-            found.append(masked(losses, mask))
-        return found
+        pairs = zip(masks, batches, strict=False)
+        return [learn(batch.obs, batch.value_targets, batch.active, mask) for mask, batch in pairs]
+
+    def _critic_step(
+        self, engine: Engine, step: ClippedStep, obs: Any, targets: Tensor, active: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        values = engine.values(obs)
+        losses, slopes = value_losses(values.values, targets, active)
+        step.along(ranks.mean(values.gradient(slopes.mul_(self.vf_coef))), mask)
+        return masked(losses, mask)
 
     def _policy_advantages(self) -> Tensor:
         """The rollout's advantages as the policy losses see them, `[N, k]`.
@@ -188,7 +245,7 @@ class CombinedUpdate(VectorRollouts):
         self.policy.value_net.absorb(targets, self.rollout_buffer.active_samples())
         return self.policy.value_net.normalise(targets)
 
-    def _bargain(self, engine: Engine, rollout: Minibatch, log: Log) -> Tensor | None:
+    def _bargain(self, engine: Engine, rollout: Minibatch) -> tuple[Tensor | None, Found]:
         """Combines the gradients of the whole rollout; the weights `[k]` are for the losses of its minibatches."""
         jacobian: Tensor | None = None
         for part in slices(rollout.obs):
@@ -199,24 +256,30 @@ class CombinedUpdate(VectorRollouts):
             jacobian = share if jacobian is None else jacobian + share
         if jacobian is None:
             raise RuntimeError("The rollout is empty.")
-        return self._combine(ranks.mean(jacobian), log)[1]
+        jacobian = ranks.mean(jacobian)
+        direction, weights = self._combine(jacobian)
+        return weights, {"bargain": describe_bargain(jacobian, direction, weights, self._rows)}
 
     def _step_policy(
-        self, step: ClippedStep, evaluated: Evaluation, losses: PolicyLosses, weights: Tensor | None, stop: KLStop, log: Log
-    ) -> None:
+        self, step: ClippedStep, evaluated: Evaluation, losses: PolicyLosses, weights: Tensor | None, stop: KLStop
+    ) -> Found:
         """One optimiser step of the policy along the combined gradient; the entropy bonus is added after combining."""
+        found: Found = {}
         if weights is not None:
             gradient = ranks.mean(evaluated.gradient(losses.slopes @ weights, -self.ent_coef))
         else:
-            gradient, _ = self._combine(ranks.mean(evaluated.jacobian(losses.slopes)), log)
+            jacobian = ranks.mean(evaluated.jacobian(losses.slopes))
+            gradient, bargain_weights = self._combine(jacobian)
+            found["bargain"] = describe_bargain(jacobian, gradient, bargain_weights, self._rows)
             if self.ent_coef != 0:
                 of_entropy = evaluated.gradient(torch.zeros_like(evaluated.log_prob), -self.ent_coef)
                 gradient = gradient + ranks.mean(of_entropy)
         step.along(gradient, stop.mask)
-        log["policy_gradient_loss"].append(stop.kept(losses.losses))
+        found["policy_gradient_loss"] = stop.kept(losses.losses)
         if losses.clip_fractions is not None:
-            log["clip_fraction"].append(stop.kept(losses.clip_fractions))
-        log["entropy_loss"].append(stop.kept(-evaluated.entropy))
+            found["clip_fraction"] = stop.kept(losses.clip_fractions)
+        found["entropy_loss"] = stop.kept(-evaluated.entropy)
+        return found
 
     @abstractmethod
     def _policy_losses(self, log_ratio: Tensor, batch: Minibatch) -> PolicyLosses:
@@ -225,3 +288,8 @@ class CombinedUpdate(VectorRollouts):
     def _divergence(self, log_ratio: Tensor) -> Tensor | None:
         """How far the policy has moved, `[]`, where the algorithm asks."""
         return None
+
+
+def _note(found: Found, log: Log) -> None:
+    for key, value in found.items():
+        log[key].append(value)

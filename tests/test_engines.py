@@ -163,9 +163,9 @@ def test_a_critic_beside_the_policy_learns_the_same(every, ends_early, small, mo
     monkeypatch.setattr("dibs_rl.agents.perceptron_engine._SMALL", 50_000 if small else 0)
 
     class Counting(DiBSPPO):
-        def _train_critic(self, engine, step, batches, masks):
+        def _train_critic(self, learn, batches, masks):
             taken.append(len(masks))
-            return super()._train_critic(engine, step, batches, masks)
+            return super()._train_critic(learn, batches, masks)
 
     def run(threads):
         with torch_threads(1):  # the networks' random start depends on torch's threads

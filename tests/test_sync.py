@@ -4,6 +4,8 @@
 they must be those of the processor. What of this a real GPU must confirm, by torch's own debug mode, is skipped without one.
 """
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -437,13 +439,19 @@ def strictly(call):
     """The call, in which torch refuses to wait."""
 
     def refusing(*args, **kwargs):
-        torch.cuda.set_sync_debug_mode("error")
+        _refuse_to_wait("error")
         try:
             return call(*args, **kwargs)
         finally:
-            torch.cuda.set_sync_debug_mode("default")
+            _refuse_to_wait("default")
 
     return refusing
+
+
+def _refuse_to_wait(mode):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype feature", UserWarning)
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 @needs_gpu
