@@ -64,28 +64,18 @@ class Records(ObjectiveLog):
 
     def _record_updates(self, log: Log) -> None:
         """Averages what updates collected and hands it to the logger, by the objectives' names."""
-        waits = sync.waits(self.device)
-        log = _on_host(log) if waits else log
-        average = torch.nanmean if waits else torch.mean  # what was masked there is NaN
+        average = torch.nanmean if sync.waits(self.device) else torch.mean  # what was masked there is NaN
         bargains: MutableSequence[Bargain] = log.pop("bargain", [])
-        for key, value in summarise(bargains, self._rows).items() if bargains else ():
-            self.logger.record(f"train/{key}", value)
-        for key, values in log.items():
-            mean = average(torch.stack(list(values)), dim=0)
+        averages = [average(torch.stack(list(values)), dim=0) for values in log.values()]
+        found = iter(sync.read([*averages, *(part for bargain in bargains for part in bargain)]))  # in one transfer
+        for key, mean in zip(log, found, strict=False):
             if mean.dim() == 0:
                 self.logger.record(f"train/{key}", mean.item())
                 continue
             names = self.objectives if len(mean) == len(self.objectives) else self._rows
             for name, value in zip(names, mean.tolist(), strict=True):
                 self.logger.record(f"train/{key}/{name}", value)
+        bargains = [Bargain(*islice(found, len(bargain))) for bargain in bargains]
+        for key, value in summarise(bargains, self._rows).items() if bargains else ():
+            self.logger.record(f"train/{key}", value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-
-def _on_host(log: Log) -> Log:
-    """The log on the processor, brought there in one transfer."""
-    parts = {key: [value if isinstance(value, Bargain) else (value,) for value in values] for key, values in log.items()}
-    found = iter(sync.read([tensor for values in parts.values() for value in values for tensor in value]))
-    return {
-        key: [Bargain(*islice(found, len(value))) if isinstance(value, Bargain) else next(found) for value in values]
-        for key, values in parts.items()
-    }

@@ -1,10 +1,12 @@
 """What a GPU is good for: physics, rollouts and training in environment steps a second, by the number of worlds.
 
     python benchmarks/gpu.py                                           # on a CUDA device; made to end within 8 minutes
+    python benchmarks/gpu.py --worlds 8192 --epochs 5 --minibatches 4  # as massively parallel PPO does (arXiv 2109.11978)
     python benchmarks/gpu.py --device cpu --worlds 4 8 --minutes 2     # all of its code on the processor; figures mean nothing
 
 Needs `pip install 'dibs-rl[gpu]'`. Prints its tables last. What does not fit into the time is named as left out, and so is
-what does not fit into the device's memory. Everything is measured in one process, which is ended when the time is over.
+what does not fit into the device's memory. Everything is measured in one process, which is ended when the time is over. The
+physics' kernels are compiled before they are timed, which takes a minute where Warp has not kept them from the last time.
 Minibatches are a sixteenth of a rollout, since a GPU is idle on smaller ones; networks are 64-64, epochs 10. Shares of time
 are from rollouts in which each step waits for the device, rates from others in which none does.
 
@@ -54,29 +56,45 @@ class Bench:
         minutes: Time for everything.
         worlds: Numbers of worlds.
         goal: The forward return to be reached.
+        epochs: Of an update.
+        minibatches: In an epoch.
     """
 
-    def __init__(self, device: str, minutes: float, worlds: list[int], goal: float) -> None:
+    def __init__(
+        self, device: str, minutes: float, worlds: list[int], goal: float, epochs: int = 0, minibatches: int = 0
+    ) -> None:
         self._start, self._seconds = time.monotonic(), 60 * minutes
         self._until = self._seconds
         import torch
 
         self.device, self.worlds, self.goal = torch.device(device), worlds, goal
+        self.epochs, self.minibatches = epochs or EPOCHS, minibatches or MINIBATCHES
 
     def run(self) -> None:
         """Everything, what matters most first; each part leaves time to the next ones."""
         first, *others = ROBOTS
         many = min(MANY_WORLDS, max(self.worlds))
         ways = [(HOST_LEARNER, min(HOST_WORLDS, many)), (GPU_LEARNER, many)]
-        self._each(0.3, [(f"{first}, {n:,} worlds", SPEED, lambda n=n: self.speed(first, "warp", n)) for n in self.worlds])
+        self._compile(first)
+        self._each(0.4, [(f"{first}, {n:,} worlds", SPEED, lambda n=n: self.speed(first, "warp", n)) for n in self.worlds])
         hosts = [(robot, way, n) for robot in ROBOTS for way, n in ways]
-        self._each(0.45, [(f"{r}, {way}", SPEED, lambda r=r, w=way, n=n: self.speed(r, w, n)) for r, way, n in hosts])
-        self._each(0.55, [(f"m = {m}", COST, lambda m=m: self.update_of(m, many)) for m in OBJECTIVES])
+        self._each(0.55, [(f"{r}, {way}", SPEED, lambda r=r, w=way, n=n: self.speed(r, w, n)) for r, way, n in hosts])
+        self._each(0.6, [(f"m = {m}", COST, lambda m=m: self.update_of(m, many)) for m in OBJECTIVES])
         race = [(3, "warp", many), *((2 - i, *way) for i, way in enumerate(ways))]
         races = [(f"race, {way}", RACE, lambda w=way, n=n, k=k: self.race(w, n, k)) for k, way, n in race]
         self._each(0.75, races, shared=True)
+        self._compile(*others)
         more = [(robot, n) for n in self.worlds for robot in others]
         self._each(1.0, [(f"{r}, {n:,} worlds", SPEED, lambda r=r, n=n: self.speed(r, "warp", n)) for r, n in more])
+
+    def _compile(self, *robots: str) -> None:
+        """Lets Warp compile the physics' kernels; where it cannot, measuring will say so."""
+        from dibs_rl.envs import make
+
+        for robot in robots if self._left() > 0 else ():
+            print(f"{robot}, kernels", file=sys.stderr, flush=True)
+            with contextlib.suppress(MemoryError, RuntimeError):
+                make(robot, 8, backend="warp", device=self.device).close()
 
     def _each(self, until: float, measures: Iterable[tuple[str, str, Callable[[], list[Any]]]], shared: bool = False) -> None:
         """Measures until so much of the time is over; a measure that would take longer, unless they share it, is left out."""
@@ -123,7 +141,7 @@ class Bench:
         on_host = way == HOST_LEARNER
         device, threads = ("cpu", HOST_THREADS) if on_host else (self.device, torch.get_num_threads())
         env = make(robot, worlds, backend=way.partition(",")[0], device=device, workers=HOST_THREADS if on_host else 0)
-        batch = {"batch_size": max(2, worlds * STEPS // MINIBATCHES), "n_epochs": EPOCHS}
+        batch = {"batch_size": max(2, worlds * STEPS // self.minibatches), "n_epochs": self.epochs}
         with torch_threads(threads), contextlib.closing(mixed(env, objectives) if objectives else env) as env:
             yield DiBSPPO("MlpPolicy", env, n_steps=STEPS, seed=0, device=device, **batch, **settings)
 
@@ -235,15 +253,16 @@ def _wanted(rows: dict[str, list[list[Any]]]) -> list[str]:
     host = [values[2] for _, way, _, *values in of_first if way == HOST_LEARNER]
     over_one = [row[3] for row in rows[COST] if row[0] == 4 and row[3] is not None]
     lines = []
-    if MANY_WORLDS in ours:
-        lines.append(f"- share of the update at {MANY_WORLDS:,} worlds: {ours[MANY_WORLDS][5]:.2f} (wanted: at most 0.30)")
+    for robot, way, worlds, *values in rows[SPEED]:
+        if (way, worlds) == ("warp", MANY_WORLDS):
+            lines.append(f"- share of the update at {worlds:,} worlds of {robot}: {values[5]:.2f} (wanted: at most 0.30)")
     if ours and host:
         best = max(values[2] for values in ours.values())
         of_host = f"{HOST_LEARNER}, on a machine of {processors()} cores"
-        lines.append(f"- training over that of {of_host}: {best / host[0]:.1f} (wanted: at least 10)")
+        lines.append(f"- {ROBOTS[0]}, training over that of {of_host}: {best / host[0]:.1f} (wanted: at least 10)")
     if over_one:
         lines.append(f"- an update of m = 4 over one of m = 1: {over_one[0]:.2f} (wanted: at most 1.3)")
-    return [f"{ROBOTS[0]}:", *lines] if lines else []
+    return ["What was wanted:", *lines] if lines else []
 
 
 def watched(command: list[str], seconds: float) -> list[dict[str, Any]]:
@@ -276,12 +295,14 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, nargs="+", default=list(WORLDS))
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--goal", type=float, default=1_000.0, help="forward return of mo-halfcheetah")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of an update")
+    parser.add_argument("--minibatches", type=int, default=MINIBATCHES, help="in an epoch")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     start = time.monotonic()
     if flags.measure:
         warnings.simplefilter("ignore")
-        Bench(flags.device, flags.minutes, flags.worlds, flags.goal).run()
+        Bench(flags.device, flags.minutes, flags.worlds, flags.goal, flags.epochs, flags.minibatches).run()
         return
     why = missing(flags.device)
     if why:

@@ -57,6 +57,26 @@ def test_every_measure_measures(gpu, monkeypatch):
     assert len(closed) == 2
 
 
+def test_kernels_are_compiled_while_there_is_time_and_trouble_is_left_to_the_measures(gpu, monkeypatch):
+    asked = []
+
+    def no_memory(robot, worlds, **kwargs):
+        asked.append(robot)
+        raise MemoryError
+
+    monkeypatch.setattr("dibs_rl.envs.make", no_memory)
+    gpu.Bench("cpu", 0.0, [8], 1e3)._compile(*gpu.ROBOTS)
+    assert asked == []
+    gpu.Bench("cpu", 1.0, [8], 1e3)._compile(*gpu.ROBOTS)
+    assert tuple(asked) == gpu.ROBOTS
+
+
+def test_epochs_and_minibatches_can_be_others(gpu):
+    bench = gpu.Bench("cpu", 1.0, [8], 1e3, epochs=3, minibatches=4)
+    with bench.learner("mo-halfcheetah-v5", gpu.HOST_LEARNER, 8) as model:
+        assert (model.n_epochs, model.batch_size) == (3, 8 * gpu.STEPS // 4)
+
+
 def test_the_learner_on_the_processor_has_the_cores_of_the_goal(gpu):
     before = torch.get_num_threads()
     with torch_threads(1), gpu.Bench("cpu", 1e-3, [8], 1e3).learner("mo-halfcheetah-v5", gpu.HOST_LEARNER, 8):
@@ -69,14 +89,19 @@ def test_the_plan_measures_everything_and_says_what_it_leaves_out(gpu, capsys, m
     monkeypatch.setattr(gpu.Bench, "update_of", lambda self, m, n: [m, n, 100.0 + m, None])
     monkeypatch.setattr(gpu.Bench, "race", lambda self, way, n, shares: [way, n, 1e3, 5.0, 1e6, "yes"])
 
+    compiled = []
+    monkeypatch.setattr(gpu.Bench, "_compile", lambda self, *robots: compiled.extend(robots))
+
     gpu.Bench("cpu", 1.0, [256, 8_192], 1e3).run()
+    assert tuple(compiled) == gpu.ROBOTS
     text = "\n".join(gpu.tables(said(capsys)))
     for robot in gpu.ROBOTS:
         for way, n in [("warp", "256"), ("warp", "8,192"), (gpu.HOST_LEARNER, "64"), ("batch, GPU learner", "8,192")]:
             assert f"| {robot} | {way} | {n} |" in text
     assert "| 4 | 8,192 | 104 | 1.03 |" in text
     assert "| warp | 8,192 | 1,000 | 5.00 | 1,000,000 | yes |" in text
-    assert "at 8,192 worlds: 0.30 (wanted: at most 0.30)" in text
+    for robot in gpu.ROBOTS:
+        assert f"at 8,192 worlds of {robot}: 0.30 (wanted: at most 0.30)" in text
     assert f"CPU learner, 2 threads, on a machine of {gpu.processors()} cores: 1.0 (wanted: at least 10)" in text
     assert "Left out" not in text
 
@@ -117,6 +142,7 @@ def test_a_race_leaves_the_others_their_share(gpu, capsys, monkeypatch):
         return [way]
 
     monkeypatch.setattr(gpu.Bench, "race", as_long_as_it_may)
+    monkeypatch.setattr(gpu.Bench, "_compile", lambda self, *robots: None)
     gpu.Bench("cpu", 3_600.0, [256, 8_192], 1e3).run()
     raced = [line["row"][0] for line in said(capsys) if line.get("table") == gpu.RACE]
     assert raced == ["warp", gpu.HOST_LEARNER, gpu.GPU_LEARNER]
