@@ -77,9 +77,9 @@ class Bench:
         ways = [(HOST_LEARNER, min(HOST_WORLDS, many)), (GPU_LEARNER, many)]
         self._compile(first)
         self._each(0.4, [(f"{first}, {n:,} worlds", SPEED, lambda n=n: self.speed(first, "warp", n)) for n in self.worlds])
+        self._each(0.45, [(f"m = {m}", COST, lambda m=m: self.update_of(m, many)) for m in OBJECTIVES])
         hosts = [(robot, way, n) for robot in ROBOTS for way, n in ways]
         self._each(0.55, [(f"{r}, {way}", SPEED, lambda r=r, w=way, n=n: self.speed(r, w, n)) for r, way, n in hosts])
-        self._each(0.6, [(f"m = {m}", COST, lambda m=m: self.update_of(m, many)) for m in OBJECTIVES])
         race = [(3, "warp", many), *((2 - i, *way) for i, way in enumerate(ways))]
         races = [(f"race, {way}", RACE, lambda w=way, n=n, k=k: self.race(w, n, k)) for k, way, n in race]
         self._each(0.75, races, shared=True)
