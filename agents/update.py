@@ -30,6 +30,7 @@ Every = Literal["rollout", "epoch", "minibatch"]
 Result = Callable[[], list[Tensor]]
 Masks = list[Tensor | None]
 Found = dict[str, Tensor | Bargain]  # for the log
+_RECORDED = ("_policy_losses", "_divergence", "_policy_step", "_step_policy", "_critic_step", "_bargain", "_combine")
 
 
 class Learnt(NamedTuple):
@@ -143,8 +144,13 @@ class CombinedUpdate(VectorRollouts):
             log["value_loss"] = value_losses_found
 
     def _recorded(self, name: str, work: Callable[..., Any], times: int, looks: bool) -> Callable[..., Any]:
-        """Work that is done so many times; on a GPU by a recording, unless it looks at tensors or speaks to other ranks."""
-        return work if times == 1 or looks or ranks.number() > 1 else self._recordings.of(name, work, self.device)
+        """Work that is done so many times; on a GPU by a recording, unless it looks at tensors or speaks to other ranks.
+
+        A subclass's own losses may look, so they are not recorded.
+        """
+        ours = all(getattr(type(self), part).__module__.startswith("dibs_rl.") for part in _RECORDED)
+        plain = ours and not looks and ranks.number() == 1
+        return self._recordings.of(name, work, self.device) if plain and times > 1 else work
 
     @property
     def _steps(self) -> int:

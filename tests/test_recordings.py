@@ -92,6 +92,20 @@ def test_an_optimizer_that_looks_is_not_recorded(recorded):
     assert set(recorded) == {"bargain"}
 
 
+def test_losses_of_a_subclass_may_look(recorded):
+    seen = []
+
+    class Looking(DiBSPPO):
+        def _policy_losses(self, log_ratio, batch):
+            seen.append(log_ratio.mean().item())
+            return super()._policy_losses(log_ratio, batch)
+
+    _, adapter, simulator, settings = ON_POLICY["perceptrons"]
+    learner(Looking, adapter, simulator, settings).learn(PERIOD * N)
+    assert seen
+    assert recorded == []
+
+
 def test_on_the_processor_nothing_is_recorded():
     def work():
         return 1
