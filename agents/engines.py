@@ -52,11 +52,11 @@ class Engine(Protocol):
 
     Attributes:
         small: Whether the networks' operations are so short that more threads make them slower.
-        looks: Whether a pass may look at tensors on the way, or leave one in another place the next time.
+        recordable: Whether passes may be recorded as a CUDA graph: none looks at tensors, and what is read stays in place.
     """
 
     small: bool
-    looks: bool
+    recordable: bool
 
     def inputs(self, obs: Obs) -> Any:
         """What the networks are fed for observations; computed once, taken apart as often as needed."""
@@ -82,7 +82,7 @@ def engine_of(policy: VectorCritic) -> Engine:
 class AutogradEngine:
     """Any policy: one pass of autograd for each gradient, through one shared forward pass."""
 
-    looks = True  # its networks may be anybody's
+    recordable = False  # its networks may be anybody's
 
     def __init__(self, policy: VectorCritic) -> None:
         self._policy = policy

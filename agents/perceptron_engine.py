@@ -24,7 +24,7 @@ class PerceptronEngine:
     Gradients are written into buffers of the engine: what `gradient` returns is valid until the next call.
     """
 
-    looks = False
+    recordable = True
 
     def __init__(self, policy: VectorCritic) -> None:
         self._policy = policy

@@ -43,6 +43,7 @@ class DiBSPPO(VectorOnPolicy, PPO):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**POLICIES}
+    recordable = True
 
     def __init__(
         self, policy: str | type[VectorCritic], env: Any, *, bargain_every: Every = DEFAULT_EVERY, **kwargs: Any

@@ -68,7 +68,7 @@ class Records(ObjectiveLog):
         bargains: MutableSequence[Bargain] = log.pop("bargain", [])
         averages = [average(torch.stack(list(values)), dim=0) for values in log.values()]
         found = iter(sync.read([*averages, *(part for bargain in bargains for part in bargain)]))  # in one transfer
-        for key, mean in zip(log, found, strict=False):
+        for key, mean in zip(log, islice(found, len(averages)), strict=True):
             if mean.dim() == 0:
                 self.logger.record(f"train/{key}", mean.item())
                 continue

@@ -1,4 +1,4 @@
-"""Who uses which threads: the critic learns in a second one beside the policy, since the two share nothing."""
+"""Who uses which threads and streams: the critic learns in another one beside the policy, since the two share nothing."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,11 +27,11 @@ def torch_threads(number: int) -> Iterator[None]:
 
 @contextmanager
 def beside(small: bool, overlaps: bool, device: torch.device) -> Iterator[Beside]:
-    """Gives a function that calls another one in a second thread, in the order of the calls.
+    """Gives a function that calls another one in a second thread, in the order of the calls; at the end all calls are done.
 
-    On a CUDA device, to which one thread gives all work, it is a second stream. Each call returns a function that gives the
-    result, or raises what was raised; at the end of the block all calls are done. torch's threads are shared out between the
-    two. Where torch may use one thread only, the calls are made at once, in this one; the results are the same.
+    Each call returns a function that gives the result, or raises what was raised. torch's threads are shared out between the
+    two. Where torch may use one thread only, the calls are made at once, in this one; the results are the same. On a CUDA
+    device the calls are made at once, from this thread, and what they ask for goes to a second stream.
 
     Args:
         small: Whether operations are so short that each thread had better do its own alone.
@@ -41,8 +41,10 @@ def beside(small: bool, overlaps: bool, device: torch.device) -> Iterator[Beside
     threads = torch.get_num_threads()
     if overlaps and device.type == "cuda":
         stream = stream_for("what is beside", device)
-        yield partial(_on_stream, stream)
-        torch.cuda.current_stream(device).wait_stream(stream)
+        try:
+            yield partial(_on_stream, stream)
+        finally:
+            torch.cuda.current_stream(device).wait_stream(stream)
         return
     if threads == 1 or not overlaps or sync.waits(device):
         with torch_threads(1 if small else threads):
@@ -63,9 +65,10 @@ def _on_stream(stream: torch.cuda.Stream, function: Callable, *arguments: Any) -
     stream.wait_stream(torch.cuda.current_stream(stream.device))  # what the arguments are made by
     with torch.cuda.stream(stream):
         result = function(*arguments)
+    return partial(_when_done, stream, result, arguments)
 
-    def given(_kept: Any = arguments) -> Any:  # until then their memory must not go to others
-        torch.cuda.current_stream(stream.device).wait_stream(stream)
-        return result
 
-    return given
+def _when_done(stream: torch.cuda.Stream, result: Any, _arguments: Any) -> Any:
+    """The result. Arguments are kept until then: the second stream may still read what the first one would overwrite."""
+    torch.cuda.current_stream(stream.device).wait_stream(stream)
+    return result

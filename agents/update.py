@@ -4,11 +4,10 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchjd.aggregation import Sum
 
 from dibs_rl import ranks, sync
 from dibs_rl.agents.adam import is_plain, quick_step
@@ -19,8 +18,8 @@ from dibs_rl.agents.recordings import Recordings
 from dibs_rl.agents.records import Log
 from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import Beside, beside
-from dibs_rl.bargaining import DiBS
 from dibs_rl.buffers import Minibatch, Minibatches, chunks, slices, take
+from dibs_rl.combiners import is_recordable
 from dibs_rl.diagnostics import Bargain, describe_bargain
 from dibs_rl.gradients import flat_gradient
 from dibs_rl.losses import PolicyLosses, value_losses
@@ -30,7 +29,6 @@ Every = Literal["rollout", "epoch", "minibatch"]
 Result = Callable[[], list[Tensor]]
 Masks = list[Tensor | None]
 Found = dict[str, Tensor | Bargain]  # for the log
-_RECORDED = ("_policy_losses", "_divergence", "_policy_step", "_step_policy", "_critic_step", "_bargain", "_combine")
 
 
 class Learnt(NamedTuple):
@@ -56,7 +54,7 @@ class ClippedStep:
         max_norm: Largest norm of a gradient.
 
     Attributes:
-        looks: Whether a step looks at tensors.
+        recordable: Whether a step may be recorded as a CUDA graph: it does not look at tensors.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], max_norm: float) -> None:
@@ -65,7 +63,7 @@ class ClippedStep:
         optimizer.zero_grad()
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part
-        self.looks = not is_plain(optimizer)
+        self.recordable = is_plain(optimizer)
         self._step = quick_step(optimizer)
 
     def along(self, gradient: Tensor, mask: Tensor | None = None) -> None:
@@ -89,8 +87,13 @@ class CombinedUpdate(VectorRollouts):
     """Mixin: updates policy and critic on a rollout; the algorithm gives the policy losses.
 
     On a GPU nothing waits for it before the update is over: then its log is read, in one transfer.
+
+    Attributes:
+        recordable: Whether what the class does on a minibatch may be recorded as a CUDA graph: nothing looks at tensors. A
+            class says so for itself; its subclasses, whose losses may look, have to say it again.
     """
 
+    recordable: ClassVar[bool] = False
     target_kl: float | None = None
     n_epochs: int
     batch_size: int
@@ -110,9 +113,7 @@ class CombinedUpdate(VectorRollouts):
         self._update_learning_rate([self.policy.optimizer, self.policy.value_optimizer])
         log: Log = defaultdict(list)
         engine = engine_of(self.policy)
-        # Ranks speak to each other in an order that two threads would not keep.
-        overlaps = ranks.number() == 1 and (self.bargain_every == "epoch" or not engine.small or self.device.type == "cuda")
-        with beside(engine.small, overlaps, self.device) as call:
+        with beside(engine.small, self._overlaps(engine), self.device) as call:
             try:
                 self._update(engine, call, log)
             except ValueError:  # torch's distributions and the combiners refuse what is not finite; the cause comes first
@@ -120,6 +121,14 @@ class CombinedUpdate(VectorRollouts):
                 raise
             check_parameters(self.policy, self.num_timesteps)
             self._record_updates(log)
+
+    def _overlaps(self, engine: Engine) -> bool:
+        """Whether the critic learns beside the policy."""
+        if ranks.number() > 1:  # they speak to each other in an order that two threads would not keep
+            return False
+        if sync.waits(self.device):
+            return engine.recordable and self.n_epochs > 1  # else it is the host that takes the time
+        return self.bargain_every == "epoch" or not engine.small
 
     def _update(self, engine: Engine, call: Beside, log: Log) -> None:
         """All that is learnt from the rollout."""
@@ -137,20 +146,18 @@ class CombinedUpdate(VectorRollouts):
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
         batch = batch._replace(obs=engine.inputs(batch.obs))
         step = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
-        learn = self._recorded("critic", partial(self._critic_step, engine, step), self._steps, engine.looks or step.looks)
+        learn = self._recorded(
+            "critic", partial(self._critic_step, engine, step), self._steps, engine.recordable and step.recordable
+        )
         learnt = self._train_policy(engine, batch, log, partial(call, self._train_critic, learn))
         value_losses_found = [loss for losses in learnt for loss in losses()]
         if value_losses_found:  # none where the very first minibatch was too far from the old policy
             log["value_loss"] = value_losses_found
 
-    def _recorded(self, name: str, work: Callable[..., Any], times: int, looks: bool) -> Callable[..., Any]:
-        """Work that is done so many times; on a GPU by a recording, unless it looks at tensors or speaks to other ranks.
-
-        A subclass's own losses may look, so they are not recorded.
-        """
-        ours = all(getattr(type(self), part).__module__.startswith("dibs_rl.") for part in _RECORDED)
-        plain = ours and not looks and ranks.number() == 1
-        return self._recordings.of(name, work, self.device) if plain and times > 1 else work
+    def _recorded(self, name: str, work: Callable[..., Any], times: int, recordable: bool) -> Callable[..., Any]:
+        """Work that is done so many times; on a GPU by a recording, where it may be one and speaks to no other ranks."""
+        recordable = recordable and vars(type(self)).get("recordable", False) and ranks.number() == 1
+        return self._recordings.of(name, work, self.device) if recordable and times > 1 else work
 
     @property
     def _steps(self) -> int:
@@ -171,11 +178,11 @@ class CombinedUpdate(VectorRollouts):
         """
         step = ClippedStep(self.policy.optimizer, self.policy.policy_parameters(), self.max_grad_norm)
         stop = KLStop(None if self.target_kl is None else 1.5 * self.target_kl, self.device)
-        any_combiner = not isinstance(self._aggregator, DiBS | Sum)  # others may look at the gradients
         bargains = self.n_epochs if self.bargain_every == "epoch" else 1
-        bargain = self._recorded("bargain", partial(self._bargain, engine, rollout), bargains, engine.looks or any_combiner)
-        looks = engine.looks or step.looks or (any_combiner and self.bargain_every == "minibatch")
-        learn = self._recorded("policy", partial(self._policy_step, engine, step, stop), self._steps, looks)
+        combines = engine.recordable and is_recordable(self._aggregator)
+        bargain = self._recorded("bargain", partial(self._bargain, engine, rollout), bargains, combines)
+        moves = (combines if self.bargain_every == "minibatch" else engine.recordable) and step.recordable
+        learn = self._recorded("policy", partial(self._policy_step, engine, step, stop), self._steps, moves)
         weights: Tensor | None = None
         results: list[Result] = []
         for epoch in range(self.n_epochs):

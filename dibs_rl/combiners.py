@@ -201,6 +201,12 @@ def combine(combiner: Aggregator, jacobian: Tensor) -> tuple[Tensor, Tensor | No
         handle.remove()
 
 
+def is_recordable(combiner: Aggregator) -> bool:
+    """Whether what it does may be recorded as a CUDA graph: it looks at no tensor, and nobody listens to it."""
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in combiner.modules())
+    return type(combiner) in (DiBS, Sum) and not hooked
+
+
 def split_scalarisation(combiner: Aggregator) -> tuple[AdvantageSum | None, Aggregator]:
     """The sum that a learner takes before any gradient, if its combiner is one, and what combines the gradients then."""
     return (combiner, Sum()) if isinstance(combiner, AdvantageSum) else (None, combiner)

@@ -26,6 +26,7 @@ def read(tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     if not tensors or not waits(tensors[0].device):
         return list(tensors)
+    # Many small tensors: those of one type are converted together.
     kinds: dict[torch.dtype, list[int]] = defaultdict(list)
     for i, tensor in enumerate(tensors):
         kinds[tensor.dtype].append(i)

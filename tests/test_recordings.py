@@ -1,5 +1,8 @@
 """What is recorded and played back is what would have been done, in every bit."""
 
+import contextlib
+import copy
+import gc
 import io
 
 import pytest
@@ -7,9 +10,10 @@ import torch
 from pretend_recordings import pretend
 from test_sync import ON_POLICY, PERIOD, N, learner, needs_gpu
 
-from dibs_rl import sync
+from dibs_rl import DiBS, sync
 from dibs_rl.agents import DiBSPPO
-from dibs_rl.agents.recordings import Recordings
+from dibs_rl.agents.recordings import Recordings, capture
+from dibs_rl.agents.side_by_side import beside
 
 CPU = torch.device("cpu")
 RECORDED = {  # what is, of each case
@@ -39,13 +43,14 @@ def recorded(monkeypatch):
     return pretend(monkeypatch)
 
 
-def trained(case, device="cpu", **changes):
-    """A learner's numbers after some rollouts, with a target_kl if asked."""
+def trained(case, device="cpu", recorded=None, **changes):
+    """A learner's numbers after some rollouts; on a GPU the names of what must have been recorded can be given."""
     kind, adapter, simulator, settings = ON_POLICY[case]
     model = learner(kind, adapter, simulator, {**settings, **changes}, device)
     torch.manual_seed(1)
     for _ in range(ROLLOUTS):
         model.learn(PERIOD * N, reset_num_timesteps=False, log_interval=None)
+    assert recorded is None or set(model._recordings.last) == recorded
     log = {key: value for key, value in model.logger.name_to_value.items() if not key.startswith("time/")}
     return [part.clone() for part in (*model.policy.parameters(), *model.policy.buffers())], log
 
@@ -63,8 +68,7 @@ def test_a_learner_that_records_learns_the_same(case, monkeypatch):
     made = pretend(monkeypatch)
     assert_same(trained(case), plain)
     assert set(made) == RECORDED[case]
-    # What is done once an update cannot be played back in it; of the rest there is one recording for each, but for the first.
-    assert len(made) <= ROLLOUTS * len(RECORDED[case])
+    assert len(made) == ROLLOUTS * len(RECORDED[case])  # each anew in each update
 
 
 @pytest.mark.parametrize("limit", [1e-4, 1e-2])
@@ -149,28 +153,133 @@ def test_the_next_recording_needs_no_first_call(recorded):
     assert recorded == ["work"] * 2
 
 
-def test_recordings_are_not_saved(recorded):
+def test_work_that_failed_is_not_recorded_before_it_was_done(recorded):
+    fails = [True]
+
+    def work(x):
+        if fails.pop():
+            raise ArithmeticError
+        return 2 * x
+
+    played = Recordings().of("work", work, CPU)
+    with pytest.raises(ArithmeticError):
+        played(torch.ones(2))
+    fails.append(False)
+    played(torch.ones(2))
+    assert recorded == []
+
+
+def test_recordings_are_neither_saved_nor_copied(recorded):
     kind, adapter, simulator, settings = ON_POLICY["perceptrons"]
     model = learner(kind, adapter, simulator, settings).learn(PERIOD * N)
     file = io.BytesIO()
     model.save(file)
     file.seek(0)
-    loaded = DiBSPPO.load(file, env=model.env)
-    loaded.learn(PERIOD * N, reset_num_timesteps=False)
-    assert recorded
+    for other in (DiBSPPO.load(file, env=model.env), copy.deepcopy(model)):
+        assert not other._recordings.last
+        recorded.clear()
+        other.learn(PERIOD * N, reset_num_timesteps=False)
+        assert recorded
+
+
+class HookedDiBS(DiBS):
+    """A subclass, which may look."""
+
+
+def test_a_combiner_that_somebody_listens_to_is_not_recorded(recorded):
+    heard = []
+    listened = DiBS()
+    listened.weighting.register_forward_hook(lambda _module, _inputs, output: heard.append(output.tolist()))
+    trained("perceptrons", combiner=listened)
+    assert len(heard) == ROLLOUTS * 3  # each bargain
+    trained("perceptrons", combiner=HookedDiBS())
+    assert set(recorded) == {"policy", "critic"}
+
+
+def test_schedules_reach_what_is_recorded(monkeypatch):
+    changes = {"learning_rate": lambda left: 1e-3 * left, "clip_range": lambda left: 0.05 + 0.2 * left, "ent_coef": 0.01}
+    plain = trained("perceptrons", **changes)
+    pretend(monkeypatch)
+    assert_same(trained("perceptrons", **changes), plain)
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """What torch.cuda is asked to do, in order, without a GPU."""
+    said = []
+
+    class Stream:
+        device = torch.device("cuda", 0)
+
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            said.append(f"{self.name} waits for {other.name}")
+
+    class Graph:
+        def capture_begin(self, **settings):
+            said.append("begin")
+
+        def capture_end(self):
+            said.append("end")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    return said, Stream("second")
+
+
+def test_a_capture_ends_also_where_the_work_fails(stub):
+    said, second = stub
+    collects = []
+
+    def work():
+        collects.append(gc.isenabled())
+        return 7
+
+    def fails():
+        raise ArithmeticError
+
+    assert capture(work, second, None)[1] == 7
+    assert said == ["second waits for main", "begin", "end", "main waits for second"]
+    with pytest.raises(ArithmeticError):
+        capture(fails, second, None)
+    assert said[4:] == ["second waits for main", "begin", "end"]
+    assert collects == [False]
+    assert gc.isenabled()
+
+
+def test_what_was_asked_of_a_second_stream_is_waited_for_also_where_something_fails(stub, monkeypatch):
+    said, second = stub
+    monkeypatch.setattr("dibs_rl.agents.side_by_side.stream_for", lambda purpose, device: second)
+
+    def alone(fails):
+        with beside(True, True, second.device) as call:
+            given = call(lambda x: x + 1, 1)
+            if fails:
+                raise ArithmeticError
+            assert given() == 2
+
+    alone(False)
+    assert said == ["second waits for main", "main waits for second", "main waits for second"]
+    said.clear()
+    with pytest.raises(ArithmeticError):
+        alone(True)
+    assert said == ["second waits for main", "main waits for second"]
 
 
 @needs_gpu
 @pytest.mark.parametrize("case", ON_POLICY)
 def test_on_a_gpu_a_learner_that_records_learns_the_same(case, monkeypatch):
-    ours = trained(case, "cuda")
+    ours = trained(case, "cuda", RECORDED[case])
     monkeypatch.setattr(Recordings, "of", lambda self, name, work, device: work)
     assert_same(ours, trained(case, "cuda"))
 
 
 @needs_gpu
 def test_on_a_gpu_a_stop_reaches_what_is_recorded(monkeypatch):
-    ours = trained("perceptrons", "cuda", target_kl=1e-3)
+    ours = trained("perceptrons", "cuda", RECORDED["perceptrons"], target_kl=1e-3)
     monkeypatch.setattr(Recordings, "of", lambda self, name, work, device: work)
     assert_same(ours, trained("perceptrons", "cuda", target_kl=1e-3))
 
