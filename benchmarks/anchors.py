@@ -2,13 +2,15 @@
 
     python benchmarks/anchors.py --env mo-halfcheetah --seeds 0 1 2 3 4
     python benchmarks/anchors.py --env mo-hopper --steps 500000 --variants local anchored frozen
+    python benchmarks/anchors.py --variants local fading --preferences 1:1 1:16 --seeds 0
 
-Each variant trains one policy for equal preferences, and one for each objective with three times the others' weight,
-from the same experts, which are trained first. A finished training is a JSON file in the folder (`--out`), and is not
-repeated: the same command goes on where it was stopped. Printed last, over seeds, with 95% bootstrap intervals: returns
-for equal preferences, the hypervolume of the policies together (discount and reference point from configs/fronts.yaml),
-the rank correlation of weight and return, and, paired by seed, how much the hypervolume is above the first variant's.
-The experts' steps are the same for all variants but `local` and `random`, which need none; they are not counted here.
+Each variant trains one policy for equal preferences, and one for each objective with three times the others' weight, or
+one for each of the preferences given, from the same experts, which are trained first. A finished training is a JSON file in
+the folder (`--out`), and is not repeated: the same command goes on where it was stopped. Printed last, over seeds, with 95%
+bootstrap intervals: returns for equal preferences, the hypervolume of the policies together (discount and reference point
+from configs/fronts.yaml), the rank correlation of weight and return, and, paired by seed, how much the hypervolume is above
+the first variant's. The experts' steps are the same for all variants but `local`, `fading` and `random`, which need none;
+they are not counted here.
 
 Variants:
     local              the local game, without experts
@@ -20,6 +22,7 @@ Variants:
     kl                 distances by the Kullback-Leibler divergence from the expert, root of twice its mean, noise included
     from-expert        begins with the networks of the expert that the preference favours (the first one where all are equal)
     noise-floor        no rollout begins with a standard deviation of actions below 0.2, in the actions' own units
+    fading             the local game, in which an objective has less say while its advantages vary less than they used to
 """
 
 import argparse
@@ -59,9 +62,11 @@ from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.envs.tasks import TASKS
 from dibs_rl.errors import UserError
 from dibs_rl.files import read_json, write_json
+from dibs_rl.games import positive_weights
 from dibs_rl.metrics import hypervolume, weight_control
 from dibs_rl.reporting.tables import shown
 from dibs_rl.statistics import estimate, mean
+from dibs_rl.units import positive_or_one
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv
 from dibs_rl.yardstick import yardstick
 
@@ -112,8 +117,31 @@ class NoiseFloor(BaseCallback):
         return True
 
 
-VARIANTS = ("local", "local-from-expert", "anchored", "frozen", "random", "half", "kl", "from-expert", "noise-floor")
-WITHOUT_EXPERTS = {"local", "random"}
+class Fading(DiBSPPO):
+    """Multiplies each objective's weight by the spread of its advantages, in units of its root mean square so far.
+
+    Unit gradients, and advantages normalised in each rollout, give an objective the same say when there is hardly anything
+    left to gain in it. This spread has the reward's unit, and is divided by one that has it too: rescaling changes nothing.
+    """
+
+    rollouts, squares = 0, 0.0
+
+    def _learn_from_rollout(self, *arguments: Any) -> None:
+        spread = self.rollout_buffer.advantages.flatten(0, 1).double().std(dim=0)
+        self.rollouts += 1
+        self.squares = self.squares + spread.square()
+        self.say = spread / positive_or_one((self.squares / self.rollouts).sqrt())
+        super()._learn_from_rollout(*arguments)
+
+    def _combine(self, jacobian: Tensor) -> tuple[Tensor, Tensor | None]:
+        _, weights = super()._combine(jacobian)
+        assert weights is not None  # the game's
+        weights = weights * (self.say / self.say.max()).to(weights.dtype)
+        return weights @ jacobian, weights
+
+
+VARIANTS = ("local", "local-from-expert", "anchored", "frozen", "random", "half", "kl", "from-expert", "noise-floor", "fading")
+WITHOUT_EXPERTS = {"local", "random", "fading"}
 WITHOUT_ANCHORS = {*WITHOUT_EXPERTS, "local-from-expert"}  # those of `random` are no experts
 FROM_EXPERT = {"from-expert", "local-from-expert"}
 OF_NOISE = {"kl", "noise-floor"}
@@ -152,6 +180,8 @@ def make_model(training: Training, env: VectorRewardVecEnv) -> DiBSPPO:
     """The learner of a training, with the settings that are shipped for the environment."""
     model = new_model(training.config, env, "cpu")
     assert isinstance(model, DiBSPPO)
+    if training.variant == "fading":
+        model.__class__ = Fading  # which is set up as any other
     experts, kind = model.anchors, ANCHORS.get(training.variant)
     if training.variant == "random":
         experts, kind = {name: untrained(training.config, env, i) for i, name in enumerate(model.objectives)}, Anchors
@@ -168,11 +198,13 @@ def untrained(config: RunConfig, env: VectorRewardVecEnv, i: int) -> BasePolicy:
 
 
 def check_variants(flags: argparse.Namespace) -> None:
-    """Raises a UserError if there is no such environment, or a variant is not for its actions."""
+    """Raises a UserError if there is no such environment, or a variant or a preference is not for it."""
     with contextlib.closing(as_vector_env(flags.env)) as env:
         of_noise = sorted(OF_NOISE.intersection(flags.variants))
         if of_noise and not isinstance(env.action_space, spaces.Box):
             raise UserError(f"{of_noise[0]} is for Gaussian noise; the actions of {flags.env} are {env.action_space}.")
+        for weights in flags.preferences or ():
+            positive_weights(weights, len(env.objectives), env.objectives)
 
 
 def train_experts(flags: argparse.Namespace) -> dict[tuple[int, int], Path]:
@@ -199,7 +231,7 @@ def plan(flags: argparse.Namespace, folders: Mapping[tuple[int, int], Path]) -> 
     found = []
     for seed in flags.seeds:
         words = words_of(flags, seed)
-        for variant, preference in itertools.product(flags.variants, preferences(len(objectives))):
+        for variant, preference in itertools.product(flags.variants, flags.preferences or preferences(len(objectives))):
             weights = ",".join(f"{name}={weight:g}" for name, weight in zip(objectives, preference, strict=True))
             own = [*words, "--preference", weights]
             if variant not in WITHOUT_EXPERTS:
@@ -215,6 +247,11 @@ def plan(flags: argparse.Namespace, folders: Mapping[tuple[int, int], Path]) -> 
 def run_of(experts: Path, objective: str) -> Path:
     """The run folder of an expert."""
     return experts / Path(expert_facts(experts)["models"][objective]["file"]).parent
+
+
+def preference(text: str) -> tuple[float, ...]:
+    """Weights of a preference that is written as 1:16."""
+    return tuple(float(weight) for weight in text.split(":"))
 
 
 def preferences(m: int) -> list[tuple[float, ...]]:
@@ -299,6 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="mo-halfcheetah")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--preferences", nargs="+", type=preference, help="weights in the objectives' order: 1:1 1:16")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, help="of each training; those shipped for the environment if not given")
     parser.add_argument("--jobs", type=int, default=2)

@@ -9,12 +9,15 @@ import pytest
 import torch
 from fake_envs import point_envs
 from scripts import load
+from torch.nn.utils import parameters_to_vector
 from torch.testing import assert_close
 
 from dibs_rl.agents import DiBSPPO
 from dibs_rl.agents.anchors import Anchors
 from dibs_rl.cli.model import make_env
 from dibs_rl.config import PPOConfig
+from dibs_rl.envs import as_vector_env
+from dibs_rl.envs.scaling import transform_rewards
 from dibs_rl.metrics import hypervolume
 
 NAMES = ("reward_0", "reward_1")
@@ -77,7 +80,9 @@ def test_the_noise_has_a_floor(script):
 def test_each_variant_plays_with_what_it_says(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     variants = list(script.VARIANTS)
-    flags = argparse.Namespace(env="mo-swimmer-v5", variants=variants, seeds=[0], steps=64, jobs=2, out=tmp_path)
+    flags = argparse.Namespace(
+        env="mo-swimmer-v5", variants=variants, preferences=None, seeds=[0], steps=64, jobs=2, out=tmp_path
+    )
     planned = script.plan(flags, script.train_experts(flags))
     trainings = {training.variant: training for training in planned if training.preference == (1.0, 3.0)}
     with contextlib.closing(make_env(config := trainings["local"].config, config.num_envs, 0)) as env:
@@ -88,9 +93,11 @@ def test_each_variant_plays_with_what_it_says(script, tmp_path, monkeypatch):
     )
     expert, of_half = expert.policy.state_dict(), of_half.policy.state_dict()
 
-    assert models["local"]._preferred is models["local-from-expert"]._preferred is None
-    kinds = {variant: type(models[variant]._preferred) for variant in variants[2:]}
-    assert kinds == {**dict.fromkeys(variants[2:], Anchors), "frozen": script.Frozen, "kl": script.ByKL}
+    assert {variant for variant in variants if models[variant]._preferred is None} == {"local", "local-from-expert", "fading"}
+    assert [variant for variant in variants if isinstance(models[variant], script.Fading)] == ["fading"]
+    anchored = [variant for variant in variants if models[variant]._preferred is not None]
+    kinds = {variant: type(models[variant]._preferred) for variant in anchored}
+    assert kinds == {**dict.fromkeys(anchored, Anchors), "frozen": script.Frozen, "kl": script.ByKL}
     assert not differ(models["half"]._preferred.policies["energy"].state_dict(), of_half)
     for variant in ("anchored", "frozen", "kl", "from-expert", "noise-floor"):
         assert not differ(models[variant]._preferred.policies["energy"].state_dict(), expert)
@@ -100,10 +107,32 @@ def test_each_variant_plays_with_what_it_says(script, tmp_path, monkeypatch):
     assert differ(models["anchored"].policy.state_dict(), expert)
 
 
+def test_an_objective_fades_while_its_advantages_vary_less_in_whatever_unit(script):
+    def learnt(transform):
+        env = transform_rewards(as_vector_env(point_envs(2)), transform)
+        model = script.Fading("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu")
+        says = []
+        for _ in range(3):
+            model.learn(32, reset_num_timesteps=False)
+            spread = model.rollout_buffer.advantages.flatten(0, 1).double().std(dim=0)
+            says.append((model.say, spread))
+        return says, parameters_to_vector(model.policy.policy_parameters())
+
+    says, parameters = learnt("")
+    squares = torch.stack([spread.square() for _, spread in says])
+    for k, (say, spread) in enumerate(says, 1):
+        assert_close(say, spread / squares[:k].mean(dim=0).sqrt())
+    assert torch.equal(says[0][0], torch.ones(2, dtype=torch.float64))  # nothing is known yet
+    assert torch.equal(learnt(f"reward_0={2.0**20},reward_1={2.0**-20}")[1], parameters)
+
+
 def test_a_training_leaves_its_result(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["--num-envs", "2", "--n-steps", "16", "--batch-size", "16"]
-    flags = argparse.Namespace(env="mo-swimmer-v5", variants=["kl", "noise-floor"], seeds=[0], steps=32, jobs=2, out=tmp_path)
+    flags = argparse.Namespace(
+        env="mo-swimmer-v5", variants=["kl", "noise-floor"], preferences=None, seeds=[0], steps=32, jobs=2
+    )
+    flags.out = tmp_path
     monkeypatch.setattr(script, "words_of", lambda flags, seed, words=script.words_of: [*words(flags, seed), *small])
     for training in script.plan(flags, script.train_experts(flags)):
         if training.preference != (3.0, 1.0):
@@ -122,6 +151,7 @@ def test_a_training_leaves_its_result(script, tmp_path, monkeypatch):
     [
         (["--env", "mo-halfcheeta"], "Unknown environment"),
         (["--env", "deep-sea-treasure", "--variants", "local", "kl"], "kl is for Gaussian noise"),
+        (["--variants", "local", "--preferences", "1:1", "1:2:3"], "One preference weight for each of the 2 objectives"),
     ],
 )
 def test_mistakes_get_one_line(flags, message, script, tmp_path, monkeypatch):
