@@ -229,7 +229,7 @@ def test_in_sac_a_tasks_gradient_is_the_one_of_its_own_samples():
     batch = model.replay_buffer.sample(64)
     rows = []
 
-    def keep(jacobian, log):
+    def keep(jacobian):
         rows.append(jacobian)
         return jacobian[0], None
 
