@@ -1,6 +1,6 @@
 """What a GPU is good for: physics, rollouts and training in environment steps a second, by the number of worlds.
 
-    python benchmarks/gpu.py                                           # on a CUDA device; made to end within about 8 minutes
+    python benchmarks/gpu.py                                           # on a CUDA device; made to end within 8 minutes
     python benchmarks/gpu.py --worlds 8192 --epochs 5 --minibatches 4  # as massively parallel PPO does (arXiv 2109.11978)
     python benchmarks/gpu.py --device cpu --worlds 4 8 --minutes 2     # all of its code on the processor; figures mean nothing
 

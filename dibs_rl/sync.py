@@ -4,7 +4,6 @@ So what is learnt there is not looked at on the way: what depends on it is a mas
 update is over. On the processor a look costs nothing, and saves the work that it shows to be needless.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -26,14 +25,9 @@ def read(tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     if not tensors or not waits(tensors[0].device):
         return list(tensors)
-    # Many small tensors: those of one type are converted together.
-    kinds: dict[torch.dtype, list[int]] = defaultdict(list)
-    for i, tensor in enumerate(tensors):
-        kinds[tensor.dtype].append(i)
-    flat = torch.cat([torch.cat([tensors[i].detach().reshape(-1) for i in own]).double() for own in kinds.values()]).cpu()
-    order = [i for own in kinds.values() for i in own]
-    parts = dict(zip(order, flat.split([tensors[i].numel() for i in order]), strict=True))
-    return [parts[i].to(tensor.dtype).view(tensor.shape) for i, tensor in enumerate(tensors)]
+    flat = torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors]).cpu()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.to(tensor.dtype).view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

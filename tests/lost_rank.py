@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from dibs_rl.agents.update import ClippedStep
+from dibs_rl.agents.clipped_step import ClippedStep
 from dibs_rl.cli.main import main
 
 own_step, steps = ClippedStep.along, 0

@@ -130,9 +130,8 @@ def test_a_training_leaves_its_result(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["--num-envs", "2", "--n-steps", "16", "--batch-size", "16"]
     flags = argparse.Namespace(
-        env="mo-swimmer-v5", variants=["kl", "noise-floor"], preferences=None, seeds=[0], steps=32, jobs=2
+        env="mo-swimmer-v5", variants=["kl", "noise-floor"], preferences=None, seeds=[0], steps=32, jobs=2, out=tmp_path
     )
-    flags.out = tmp_path
     monkeypatch.setattr(script, "words_of", lambda flags, seed, words=script.words_of: [*words(flags, seed), *small])
     for training in script.plan(flags, script.train_experts(flags)):
         if training.preference != (3.0, 1.0):

@@ -9,10 +9,10 @@ from torch.testing import assert_close
 
 from dibs_rl.agents import DiBSPPO, MlpPolicy
 from dibs_rl.agents.adam import quick_step
+from dibs_rl.agents.clipped_step import ClippedStep
 from dibs_rl.agents.engines import AutogradEngine, engine_of
 from dibs_rl.agents.perceptron_engine import PerceptronEngine
 from dibs_rl.agents.side_by_side import torch_threads
-from dibs_rl.agents.update import ClippedStep
 from dibs_rl.losses import ppo_policy_losses
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}

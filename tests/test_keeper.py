@@ -9,7 +9,7 @@ import torch
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from dibs_rl.agents import DiBSSAC
-from dibs_rl.agents.update import ClippedStep
+from dibs_rl.agents.clipped_step import ClippedStep
 from dibs_rl.cli.main import main
 from dibs_rl.errors import LostRankError
 from dibs_rl.run_folder import RunFolder

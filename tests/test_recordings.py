@@ -182,7 +182,7 @@ def test_recordings_are_neither_saved_nor_copied(recorded):
         assert recorded
 
 
-class HookedDiBS(DiBS):
+class OwnDiBS(DiBS):
     """A subclass, which may look."""
 
 
@@ -192,7 +192,7 @@ def test_a_combiner_that_somebody_listens_to_is_not_recorded(recorded):
     listened.weighting.register_forward_hook(lambda _module, _inputs, output: heard.append(output.tolist()))
     trained("perceptrons", combiner=listened)
     assert len(heard) == ROLLOUTS * 3  # each bargain
-    trained("perceptrons", combiner=HookedDiBS())
+    trained("perceptrons", combiner=OwnDiBS())
     assert set(recorded) == {"policy", "critic"}
 
 
