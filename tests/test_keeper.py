@@ -2,14 +2,17 @@
 
 import signal
 from collections import deque
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from dibs_rl import ranks
 from dibs_rl.agents import DiBSSAC
 from dibs_rl.agents.clipped_step import ClippedStep
+from dibs_rl.cli.keeper import Stopper
 from dibs_rl.cli.main import main
 from dibs_rl.errors import LostRankError
 from dibs_rl.run_folder import RunFolder
@@ -115,3 +118,20 @@ def test_one_that_learns_every_few_steps(function, kept, tmp_path, monkeypatch):
     newest = RunFolder(tmp_path / "run").newest_model()
     assert newest == RunFolder(tmp_path / "run").checkpoint_file(kept)
     assert content(newest)[0]["num_timesteps"] == kept
+
+
+def test_a_signal_that_comes_while_the_ranks_agree_is_heard_the_next_time(monkeypatch):
+    """It must not be overwritten by what they agreed on before it came."""
+    stopper, signals = Stopper(), iter([None, signal.SIGINT, None])
+    stopper.model = SimpleNamespace(n_steps=1, device="cpu", num_timesteps=0)
+    monkeypatch.setattr(ranks, "number", lambda: 2)
+
+    def agree(own):
+        number = next(signals)
+        if number:
+            stopper.stop(number)
+        return own
+
+    monkeypatch.setattr(ranks, "largest", agree)
+    assert [stopper.on_step() for _ in range(3)] == [True, True, False]
+    assert stopper.stopped_by == signal.SIGINT

@@ -31,8 +31,10 @@ class Stopper(BaseCallback):
             return not self.stopped_by
         if self.n_calls % self.model.n_steps:  # type: ignore[attr-defined]  # only on-policy learners have several ranks
             return True
-        self.stopped_by = int(ranks.largest(torch.tensor(self.stopped_by, device=self.model.device)))
-        return not self.stopped_by
+        together = int(ranks.largest(torch.tensor(self.stopped_by, device=self.model.device)))
+        if together:  # else a signal may have come to this rank while it waited for the others: it is for the next time
+            self.stopped_by = together
+        return not together
 
     def stop(self, number: int) -> None:
         """Takes note of a signal."""
