@@ -9,6 +9,7 @@ from dibs_rl.agents.update import CombinedUpdate, Every
 from dibs_rl.buffers import VectorRolloutBuffer
 from dibs_rl.combiners import split_scalarisation
 from dibs_rl.errors import UserError
+from dibs_rl.stakes import Stakes
 
 POLICIES = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
 
@@ -19,15 +20,19 @@ class VectorOnPolicy(CombinedUpdate):
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"`, or a policy class with the `VectorCritic` mixin.
         env: See `dibs_rl.envs.as_vector_env`.
+        fading: Multiply an objective's weight in each rollout by what is at stake in it (see `dibs_rl.stakes`): the spread of
+            its advantages, in units of their root mean square over the training so far.
         **kwargs: `VectorLearner`'s and SB3's.
 
     Raises:
         UserError: If the environment gives no vector reward, or an argument cannot be used with many rewards.
     """
 
-    def __init__(self, policy: str | type[VectorCritic], env: Any, **kwargs: Any) -> None:
+    def __init__(self, policy: str | type[VectorCritic], env: Any, *, fading: bool = False, **kwargs: Any) -> None:
         if kwargs.get("rollout_buffer_class") is not None:
             raise UserError("rollout_buffer_class cannot be changed: SB3's buffers hold scalar rewards.")
+        self.fading = fading
+        self._stakes = Stakes()
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:
@@ -44,7 +49,11 @@ class VectorOnPolicy(CombinedUpdate):
 
     def _make_combiner(self) -> Aggregator:
         combiner = super()._make_combiner()
-        _, aggregator = split_scalarisation(combiner)
+        scalarisation, aggregator = split_scalarisation(combiner)
+        if self.fading and (scalarisation is not None and not scalarisation.normalise):
+            raise UserError("What is at stake is in the weights of a plain sum already: no fading (--no-fading), or norm-sum.")
+        if self.fading and not isinstance(aggregator, WeightedAggregator):
+            raise UserError(f"{type(combiner).__name__} gives no weights on the objectives that could fade: leave fading out.")
         if self.bargain_every != "minibatch" and not isinstance(aggregator, WeightedAggregator):
             raise UserError(
                 f"{type(combiner).__name__} gives a direction and no weights on the objectives, so it has to combine every "

@@ -23,6 +23,7 @@ from dibs_rl.combiners import is_recordable
 from dibs_rl.diagnostics import Bargain, describe_bargain
 from dibs_rl.losses import PolicyLosses, value_losses
 from dibs_rl.returns import explained_variances, normalise_columns
+from dibs_rl.stakes import Stakes
 
 Every = Literal["rollout", "epoch", "minibatch"]
 Result = Callable[[], list[Tensor]]
@@ -60,6 +61,8 @@ class CombinedUpdate(VectorRollouts):
     batch_size: int
     normalize_advantage: bool
     bargain_every: Every = "minibatch"
+    fading: bool = False
+    _stakes: Stakes
 
     def _setup_model(self) -> None:
         self._recordings = Recordings()
@@ -104,6 +107,9 @@ class CombinedUpdate(VectorRollouts):
     def _learn_from_rollout(self, engine: Engine, call: Beside, log: Log) -> None:
         buffer = self.rollout_buffer
         self._measure_distances(buffer.flat(buffer.obs), buffer.active_samples(), log)
+        if self.fading:
+            self._stakes = self._stakes.after(buffer.advantages.flatten(0, 1), buffer.active_samples())
+            log["vote"].append(self._stakes.votes)
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
         batch = batch._replace(obs=engine.inputs(batch.obs))
         step = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
@@ -209,9 +215,16 @@ class CombinedUpdate(VectorRollouts):
         """
         advantages, active = self.rollout_buffer.advantages.flatten(0, 1), self.rollout_buffer.active_samples()
         if self._sum is not None:
-            advantages, active = self._sum.scalarise(advantages, active), None
+            advantages, active = self._sum.scalarise(advantages, active, self._stakes.votes), None
         over_rollout = self.normalize_advantage and self.bargain_every != "minibatch"
         return normalise_columns(advantages, active) if over_rollout else advantages
+
+    def _combine(self, jacobian: Tensor) -> tuple[Tensor, Tensor | None]:
+        direction, weights = super()._combine(jacobian)
+        if weights is None or self._sum is not None or self._stakes.votes is None:
+            return direction, weights
+        weights = weights * self._stakes.votes.to(weights.dtype)
+        return weights @ jacobian, weights
 
     def _value_targets(self) -> Tensor:
         """Lets the critic's heads take the new targets into their units and returns them in these, `[N, m]`."""

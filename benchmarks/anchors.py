@@ -22,7 +22,7 @@ Variants:
     kl                 distances by the Kullback-Leibler divergence from the expert, root of twice its mean, noise included
     from-expert        begins with the networks of the expert that the preference favours (the first one where all are equal)
     noise-floor        no rollout begins with a standard deviation of actions below 0.2, in the actions' own units
-    fading             the local game, in which an objective has less say while its advantages vary less than they used to
+    fading             the local game as `dibs-rl train --fading` plays it
 """
 
 import argparse
@@ -66,7 +66,6 @@ from dibs_rl.games import positive_weights
 from dibs_rl.metrics import hypervolume, weight_control
 from dibs_rl.reporting.tables import shown
 from dibs_rl.statistics import estimate, mean
-from dibs_rl.units import positive_or_one
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv
 from dibs_rl.yardstick import yardstick
 
@@ -117,31 +116,9 @@ class NoiseFloor(BaseCallback):
         return True
 
 
-class Fading(DiBSPPO):
-    """Multiplies each objective's weight by the spread of its advantages, in units of its root mean square so far.
-
-    Unit gradients, and advantages normalised in each rollout, give an objective the same say when there is hardly anything
-    left to gain in it. This spread has the reward's unit, and is divided by one that has it too: rescaling changes nothing.
-    """
-
-    rollouts, squares = 0, 0.0
-
-    def _learn_from_rollout(self, *arguments: Any) -> None:
-        spread = self.rollout_buffer.advantages.flatten(0, 1).double().std(dim=0)
-        self.rollouts += 1
-        self.squares = self.squares + spread.square()
-        self.say = spread / positive_or_one((self.squares / self.rollouts).sqrt())
-        super()._learn_from_rollout(*arguments)
-
-    def _combine(self, jacobian: Tensor) -> tuple[Tensor, Tensor | None]:
-        _, weights = super()._combine(jacobian)
-        assert weights is not None  # the game's
-        weights = weights * (self.say / self.say.max()).to(weights.dtype)
-        return weights @ jacobian, weights
-
-
-VARIANTS = ("local", "local-from-expert", "anchored", "frozen", "random", "half", "kl", "from-expert", "noise-floor", "fading")
-WITHOUT_EXPERTS = {"local", "random", "fading"}
+FADING = "fading"
+VARIANTS = ("local", "local-from-expert", "anchored", "frozen", "random", "half", "kl", "from-expert", "noise-floor", FADING)
+WITHOUT_EXPERTS = {"local", "random", FADING}
 WITHOUT_ANCHORS = {*WITHOUT_EXPERTS, "local-from-expert"}  # those of `random` are no experts
 FROM_EXPERT = {"from-expert", "local-from-expert"}
 OF_NOISE = {"kl", "noise-floor"}
@@ -180,8 +157,6 @@ def make_model(training: Training, env: VectorRewardVecEnv) -> DiBSPPO:
     """The learner of a training, with the settings that are shipped for the environment."""
     model = new_model(training.config, env, "cpu")
     assert isinstance(model, DiBSPPO)
-    if training.variant == "fading":
-        model.__class__ = Fading  # which is set up as any other
     experts, kind = model.anchors, ANCHORS.get(training.variant)
     if training.variant == "random":
         experts, kind = {name: untrained(training.config, env, i) for i, name in enumerate(model.objectives)}, Anchors
@@ -233,7 +208,7 @@ def plan(flags: argparse.Namespace, folders: Mapping[tuple[int, int], Path]) -> 
         words = words_of(flags, seed)
         for variant, preference in itertools.product(flags.variants, flags.preferences or preferences(len(objectives))):
             weights = ",".join(f"{name}={weight:g}" for name, weight in zip(objectives, preference, strict=True))
-            own = [*words, "--preference", weights]
+            own = [*words, "--preference", weights, *(["--fading"] if variant == FADING else [])]
             if variant not in WITHOUT_EXPERTS:
                 folder = folders[seed, 2 if variant == "half" else 1]
                 own += [] if variant in WITHOUT_ANCHORS else ["--anchors", str(folder)]

@@ -14,6 +14,8 @@ _OWN: dict[str, dict[str, Any]] = {
     RANDOM: {"steps": 0, "eval_stochastic": True},
     "sb3-ppo": {"algo": "sb3-ppo"},
     "dibs-anchored": {"combiner": "dibs", "anchors": "auto"},
+    "dibs-fading": {"combiner": "dibs", "fading": True},
+    "norm-sum-fading": {"combiner": "norm-sum", "fading": True},
 }
 _DIBS_STEPS = re.compile(r"dibs-(\d+)")
 

@@ -35,16 +35,18 @@ class AdvantageSum(Aggregator):
         self.preference = None if preference is None else positive_weights(preference)
         self.normalise = normalise
 
-    def scalarise(self, advantages: Tensor, active: Tensor | None = None) -> Tensor:
+    def scalarise(self, advantages: Tensor, active: Tensor | None = None, votes: Tensor | None = None) -> Tensor:
         """Sums advantages `[N, m]` to `[N, 1]`.
 
         Args:
             advantages: 0 where they are not active.
             active: Which of them count, `[N, m]` bool; all if not given.
+            votes: What the weights are multiplied by, `[m]`.
         """
         if self.normalise:
             advantages = normalise_columns(advantages, active)
-        return (advantages @ self._weights(advantages, advantages.shape[1])).unsqueeze(1)
+        weights = self._weights(advantages, advantages.shape[1])
+        return (advantages @ (weights if votes is None else weights * votes.to(weights.dtype))).unsqueeze(1)
 
     def weights_in(self, units: Tensor) -> Tensor:
         """Weights `[m]` on values that are counted in units `[m]` of the rewards.

@@ -108,6 +108,8 @@ class OnPolicyConfig(RunConfig):
     """Steps of each world in a rollout."""
     gae_lambda: Fraction = 0.95
     """GAE's trade-off between bias (0) and variance (1)."""
+    fading: bool = False
+    """Let an objective's weight fade while its advantages vary less than they used to in this training."""
     ent_coef: NotNegative = 0.0
     """Entropy bonus, relative to a combined gradient of norm at most 1; added after combining."""
     max_grad_norm: Positive = 0.5

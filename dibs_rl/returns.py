@@ -102,6 +102,18 @@ def _variances(columns: Tensor, active: Tensor | None) -> Tensor:
     return columns.var(dim=0, correction=0) if active is None else own_moments(columns, active)[2]
 
 
+def spreads(columns: Tensor, active: Tensor | None = None) -> Tensor:
+    """Standard deviation (divided by the number) of each column of `[N, k]` over all ranks' rows, `[k]` float64.
+
+    Args:
+        columns: Values of k objectives.
+        active: Which of them count, `[N, k]` bool; all if not given. 0 where none does.
+    """
+    counted = torch.ones_like(columns, dtype=torch.bool) if active is None else active
+    _, _, variance = ranks.moments(*own_moments(columns.double(), counted))
+    return variance.sqrt()
+
+
 def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tensor:
     """Centres and scales each column of `[N, k]` on its own.
 

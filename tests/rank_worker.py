@@ -17,6 +17,7 @@ LEARNERS = {
     "once a rollout": (DiBSPPO, {"n_epochs": 3, "bargain_every": "rollout"}),
     "every minibatch": (DiBSPPO, {"n_epochs": 3, "bargain_every": "minibatch", "ent_coef": 0.01}),
     "until the policy has moved too far": (DiBSPPO, {"n_epochs": 20, "target_kl": 1e-3, "learning_rate": 3e-3}),
+    "fading": (DiBSPPO, {"n_epochs": 3, "fading": True}),
     "a2c": (DiBSA2C, {}),
     "two tasks": (DiBSPPO, {"n_epochs": 3}),
 }

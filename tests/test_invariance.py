@@ -46,6 +46,7 @@ LEARNERS = {
     "ppo": Learner(DiBSPPO, 16, _PPO),
     "ppo-by-minibatch": Learner(DiBSPPO, 16, {**_PPO, "bargain_every": "minibatch"}),
     "ppo-by-rollout": Learner(DiBSPPO, 16, {**_PPO, "bargain_every": "rollout"}),
+    "fading": Learner(DiBSPPO, 16, {**_PPO, "fading": True}),
     "a2c": Learner(DiBSA2C, 8, {"n_steps": 8}),
     "sac": Learner(DiBSSAC, 4, _SAC, continuous=True),
 }

@@ -27,6 +27,7 @@ RECORDED = {  # what is, of each case
     "tasks-every-minibatch": {"policy", "critic"},
     "sde": set(),
     "anchored": {"bargain", "policy", "critic"},
+    "fading": {"bargain", "policy", "critic"},
     "anchored-choices": {"bargain", "policy", "critic"},
     "a2c": set(),  # nothing is done twice
 }

@@ -59,10 +59,13 @@ def test_conditions_that_mean_nothing(name):
 
 
 def test_an_arm_says_what_it_is():
-    found = arms.expand(dict.fromkeys(["dibs", "dibs-50", "mgda", "config", "sb3-ppo", "random", "experts"]), ["a", "b"])
+    found = arms.expand(
+        dict.fromkeys(["dibs", "dibs-50", "dibs-fading", "mgda", "config", "sb3-ppo", "random", "experts"]), ["a", "b"]
+    )
     assert found == {
         "dibs": {"combiner": "dibs"},
         "dibs-50": {"combiner": "dibs", "bargaining_steps": 50},
+        "dibs-fading": {"combiner": "dibs", "fading": True},
         "mgda": {"combiner": "mgda"},
         "config": {"combiner": "config", "bargain_every": "minibatch"},  # it gives a direction and no weights
         "sb3-ppo": {"algo": "sb3-ppo"},

@@ -84,6 +84,7 @@ ADAPTED, SIMULATOR = TensorVecEnvAdapter, BranchlessSimulator
 ON_POLICY = {
     "perceptrons": (DiBSPPO, ADAPTED, SIMULATOR, PPO),
     "every-minibatch": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "bargain_every": "minibatch", "ent_coef": 0.01}),
+    "fading": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "fading": True}),
     "preference": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "preference": [3.0, 1.0], "bargain_every": "rollout"}),
     "choices": (DiBSPPO, ADAPTED, DiscreteSimulator, PPO),
     "autograd": (DiBSPPO, ADAPTED, SIMULATOR, {**PPO, "policy_kwargs": {"activation_fn": nn.SiLU}}),

@@ -96,6 +96,7 @@ def _on_policy(config: OnPolicyConfig, env: VectorRewardVecEnv) -> dict[str, Any
     return {
         "combiner": _combiner(config, env),
         "anchors": config.anchors or None,
+        "fading": config.fading,
         "n_steps": config.n_steps,
         "gae_lambda": config.gae_lambda,
         "ent_coef": config.ent_coef,
@@ -124,6 +125,8 @@ def _ppo(config: PPOConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
 def _sb3_ppo(config: PPOConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
     if config.anchors:
         raise UserError("SB3's own PPO plays no game: leave --anchors out.")
+    if config.fading:
+        raise UserError("SB3's own PPO adds rewards up, and no weight of it fades: leave --fading out.")
     shared = {name: getattr(config, name) for name in ("n_steps", "gae_lambda", "ent_coef", "max_grad_norm", "normalize_obs")}
     preference = preference_vector(parse_preference(config.preference), env.objectives)
     return {**shared, **_clipped(config), "preference": preference, "policy_kwargs": _networks(config)}
