@@ -19,9 +19,10 @@ from dibs_rl.agents.experts import read_experts
 from dibs_rl.agents.persistence import Persistent
 from dibs_rl.agents.records import Log, Records
 from dibs_rl.bargaining import DiBS
+from dibs_rl.by_objective import preference_vector
 from dibs_rl.combiners import AdvantageSum, combine, make_combiner, split_scalarisation
 from dibs_rl.envs import as_vector_env, normalization_of
-from dibs_rl.errors import UserError, did_you_mean
+from dibs_rl.errors import UserError
 from dibs_rl.popart import PopArt
 from dibs_rl.vec_env import Obs, VectorRewardVecEnv, map_obs
 
@@ -171,22 +172,3 @@ def take_networks(policy: BasePolicy, other: BasePolicy) -> None:
         policy.load_state_dict(other.state_dict())
     except RuntimeError as error:
         raise UserError(f"The networks do not fit: {' '.join(str(error).split())}.") from None
-
-
-def preference_vector(
-    preference: Sequence[float] | Mapping[str, float] | None, objectives: Sequence[str]
-) -> list[float] | None:
-    """Preference weights in the objectives' order.
-
-    Raises:
-        UserError: If they are given by name and a name is unknown or missing.
-    """
-    if preference is None or not isinstance(preference, Mapping):
-        return None if preference is None else list(preference)
-    if set(preference) != set(objectives):
-        unknown = [name for name in preference if name not in objectives]
-        hint = did_you_mean(unknown[0], objectives) if unknown else ""
-        raise UserError(
-            f"A preference by name has a weight for each of {', '.join(objectives)}; found {', '.join(preference)}.{hint}"
-        )
-    return [preference[name] for name in objectives]

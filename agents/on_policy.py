@@ -1,7 +1,9 @@
 """What makes an SB3 on-policy algorithm one for many rewards: its parts, put together, and its arguments, checked."""
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torchjd.aggregation import Aggregator, WeightedAggregator
 
 from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, VectorCritic
@@ -46,6 +48,12 @@ class VectorOnPolicy(CombinedUpdate):
         self.rollout_buffer_class = VectorRolloutBuffer  # type: ignore[assignment]
         self.rollout_buffer_kwargs = {"reward_dim": len(self.objectives)}
         super()._setup_model()
+
+    def start_from(self, other: BaseAlgorithm, factors: Sequence[float]) -> None:
+        """As `VectorLearner.start_from`; of one whose objectives have faded it takes what it knows of their stakes, too."""
+        super().start_from(other, factors)
+        if isinstance(other, VectorOnPolicy):
+            self._stakes = other._stakes.in_units(factors)
 
     def _make_combiner(self) -> Aggregator:
         combiner = super()._make_combiner()

@@ -11,10 +11,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.ppo import PPO
 
 from dibs_rl.agents.checks import check_same_objectives
-from dibs_rl.agents.learner import preference_vector, take_networks
+from dibs_rl.agents.learner import take_networks
 from dibs_rl.agents.objective_log import ObjectiveLog
 from dibs_rl.agents.persistence import Persistent
 from dibs_rl.agents.policies import is_vector
+from dibs_rl.by_objective import preference_vector
 from dibs_rl.envs import as_vector_env
 from dibs_rl.games import positive_weights
 from dibs_rl.vec_env import VectorRewardVecEnv

@@ -215,16 +215,22 @@ class CombinedUpdate(VectorRollouts):
         """
         advantages, active = self.rollout_buffer.advantages.flatten(0, 1), self.rollout_buffer.active_samples()
         if self._sum is not None:
-            advantages, active = self._sum.scalarise(advantages, active, self._stakes.votes), None
+            advantages, active = self._sum.scalarise(advantages, active, self._votes), None
         over_rollout = self.normalize_advantage and self.bargain_every != "minibatch"
         return normalise_columns(advantages, active) if over_rollout else advantages
 
     def _combine(self, jacobian: Tensor) -> tuple[Tensor, Tensor | None]:
         direction, weights = super()._combine(jacobian)
-        if weights is None or self._sum is not None or self._stakes.votes is None:
+        votes = self._votes
+        if weights is None or votes is None or self._sum is not None:  # a sum has them in its advantages
             return direction, weights
-        weights = weights * self._stakes.votes.to(weights.dtype)
+        weights = weights * votes.to(weights.dtype)
         return weights @ jacobian, weights
+
+    @property
+    def _votes(self) -> Tensor | None:
+        """What the objectives' weights are multiplied by, `[m]`, where they fade."""
+        return self._stakes.votes if self.fading else None
 
     def _value_targets(self) -> Tensor:
         """Lets the critic's heads take the new targets into their units and returns them in these, `[N, m]`."""

@@ -109,7 +109,7 @@ def read_contest(flags: argparse.Namespace) -> Contest:
     measure = yardstick(base_and_transform(env_id)[0], objectives)
     if measure.gamma is None or measure.reference is None:
         raise UserError(f"configs/fronts.yaml has no discount and reference point of {env_id}.")
-    FrontPlan(env_id, objectives).check_points(flags.points)
+    FrontPlan(env_id, objectives).begin(flags.points, 0)  # says so if they are too few
     reference = tuple(measure.reference[name] for name in objectives)
     how = (flags.transform, int(flags.budget), flags.points, flags.refine, measure.gamma, reference, flags.episodes)
     contest = Contest(env_id, objectives, *how)

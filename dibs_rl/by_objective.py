@@ -1,9 +1,9 @@
 """What is said by objective, or by name, as one text: `3,1` and `forward=3,energy=1`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, did_you_mean
 
 
 def by_objective_text(values: Any) -> str:
@@ -36,6 +36,25 @@ def parse_preference(text: str) -> list[float] | dict[str, float] | None:
         return [float(part) for part in parts]
     except ValueError:
         raise UserError(f"A preference reads like 3,1 or forward=3,energy=1; found {text!r}.") from None
+
+
+def preference_vector(
+    preference: Sequence[float] | Mapping[str, float] | None, objectives: Sequence[str]
+) -> list[float] | None:
+    """Preference weights in the objectives' order.
+
+    Raises:
+        UserError: If they are given by name and a name is unknown or missing.
+    """
+    if preference is None or not isinstance(preference, Mapping):
+        return None if preference is None else list(preference)
+    if set(preference) != set(objectives):
+        unknown = [name for name in preference if name not in objectives]
+        hint = did_you_mean(unknown[0], objectives) if unknown else ""
+        raise UserError(
+            f"A preference by name has a weight for each of {', '.join(objectives)}; found {', '.join(preference)}.{hint}"
+        )
+    return [preference[name] for name in objectives]
 
 
 def by_name(text: str, what: str) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """A front as a study: one environment, and an arm for each preference vector."""
 
 import dataclasses
+import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +13,12 @@ import numpy as np
 
 from dibs_rl import arms, conditions
 from dibs_rl import study as studies
-from dibs_rl.by_objective import parse_preference, preference_label
+from dibs_rl.by_objective import parse_preference, preference_label, preference_vector
 from dibs_rl.combiners import make_combiner
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import load_yaml
+from dibs_rl.games import positive_weights
+from dibs_rl.preferences import lattice, rounded
 from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"
@@ -47,7 +51,8 @@ class FrontPlan:
         warm_start: What each policy begins as: `none`; the `expert` of the objective that its preference favours (the first
             one of equals); whatever the preference is, that of one objective, `expert-OBJECTIVE`; or, `neighbour-OBJECTIVE`,
             the policy with the nearest preference before it among those with no less weight on that objective: from the one
-            that favours it most, each goes on where one that favours it a little more has ended.
+            that favours it most, each goes on where one that favours it a little more has ended; or, where it is a preference by
+            name, the policy of that preference, a point of the front that is trained first with each seed.
 
     Raises:
         UserError: If the arm is unknown or takes no preference, a setting is the front's own to make, or there is no such
@@ -66,9 +71,12 @@ class FrontPlan:
         if len(self.objectives) < 2:
             raise UserError(f"A front needs at least two objectives; {self.env} has {', '.join(self.objectives)}.")
         starts = [_NOTHING, _FAVOURED, *(kind + name for kind in (arms.EXPERT, _NEIGHBOUR) for name in self.objectives)]
-        if self.warm_start not in starts:
+        if self.warm_start not in starts and self.first is None:
             hint = did_you_mean(self.warm_start, starts)
-            raise UserError(f"Unknown --warm-start {self.warm_start!r}.{hint} There is {', '.join(starts)}.")
+            raise UserError(
+                f"Unknown --warm-start {self.warm_start!r}.{hint} There is {', '.join(starts)}, or a preference, as "
+                f"{','.join(f'{name}=1' for name in self.objectives)}."
+            )
         taken = sorted(_SAID_BY_THE_FRONT & (self.settings or {}).keys())
         if taken:
             raise UserError(f"A front says itself what {', '.join(taken)} is; leave it out of --settings.")
@@ -80,6 +88,18 @@ class FrontPlan:
         if combiner:
             make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
 
+    @functools.cached_property
+    def first(self) -> np.ndarray | None:
+        """The preference `[m]` of the policy that all others begin as; None where they do not begin as one.
+
+        Raises:
+            UserError: If it is not a preference.
+        """
+        if "=" not in self.warm_start:
+            return None
+        weights = preference_vector(parse_preference(self.warm_start), self.objectives)
+        return rounded(positive_weights(weights or [], len(self.objectives), self.objectives).numpy())
+
     @property
     def experts(self) -> tuple[str, ...]:
         """Objectives whose experts are trained first, with each seed."""
@@ -87,11 +107,25 @@ class FrontPlan:
             return self.objectives
         return tuple(name for name in self.objectives if self.warm_start == arms.EXPERT + name)
 
-    def check_points(self, count: int) -> None:
-        """Raises a UserError if there are fewer preferences than objectives."""
-        if count < len(self.objectives):
-            names = ", ".join(self.objectives)
-            raise UserError(f"--points is at least {len(self.objectives)}, one for each of {names}; found {count}.")
+    def begin(self, count: int, refine: float) -> np.ndarray:
+        """The preferences `[k, m]` of a new front that are chosen before anything is known of it, in the order of training.
+
+        Args:
+            count: Preferences in all.
+            refine: Share of them that are chosen later.
+
+        Raises:
+            UserError: If there are fewer than objectives, or no room for the one that all others begin as.
+        """
+        ahead = [] if self.first is None else [self.first]
+        least = len(self.objectives) + len(ahead)
+        if count < least:
+            first = "the one that they begin as, and " if ahead else ""
+            raise UserError(
+                f"--points is at least {least}, {first}one for each of {', '.join(self.objectives)}; found {count}."
+            )
+        even = lattice(len(self.objectives), max(least, count - math.floor(round(refine * count, 9))) - len(ahead))
+        return np.array([*ahead, *(one for one in self.in_order(even) if not any(np.array_equal(one, a) for a in ahead))])
 
     @property
     def name(self) -> str:
@@ -173,6 +207,8 @@ class FrontPlan:
     @property
     def _begun(self) -> list[str]:
         """What the policies have begun as, in words that name folders: nothing for `none`, several for `expert`."""
+        if self.first is not None:
+            return ["from", preference_label(self.first.tolist())]
         words = {_NOTHING: [], _FAVOURED: ["from", "experts"]}
         return words.get(self.warm_start, ["from", self.warm_start])
 
@@ -207,6 +243,8 @@ class FrontPlan:
 
     def _start(self, names: Sequence[str], preferences: np.ndarray, k: int) -> str | None:
         """The arm that the k-th policy begins as."""
+        if self.first is not None:
+            return names[0] if k else None
         if self.warm_start == _FAVOURED:
             return arms.EXPERT + self.objectives[int(np.argmax(preferences[k]))]
         if self.warm_start.startswith(_NEIGHBOUR):

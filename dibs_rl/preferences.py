@@ -34,6 +34,12 @@ def lattice(m: int, points: int) -> np.ndarray:
     return np.round(FLOOR + (1 - m * FLOOR) * simplex_lattice(m, divisions), _DIGITS)
 
 
+def rounded(weights: ArrayLike) -> np.ndarray:
+    """Positive weights `[m]` as preferences are written here: their sum is 1, and none is below `FLOOR`."""
+    given = np.asarray(weights, dtype=float)
+    return np.array(_vector(_above_floor(given / given.sum())))
+
+
 def with_finer_lattice(preferences: ArrayLike, points: int) -> np.ndarray:
     """Preferences `[k, m]`; behind them what the finest lattice of at most so many points has more, if it has all of them."""
     known = np.asarray(preferences, dtype=float)
@@ -109,8 +115,12 @@ def _gaps(
 
 
 def _between(one: Vector, other: Vector) -> Vector:
-    above = np.maximum((np.array(one) + np.array(other)) / 2 - FLOOR, 0.0)
-    return _vector(FLOOR + (1 - len(above) * FLOOR) * above / above.sum())
+    return _vector(_above_floor((np.array(one) + np.array(other)) / 2))
+
+
+def _above_floor(weights: np.ndarray) -> np.ndarray:
+    above = np.maximum(weights - FLOOR, 0.0)
+    return FLOOR + (1 - len(above) * FLOOR) * above / above.sum()
 
 
 def _vector(weights: np.ndarray) -> Vector:

@@ -5,7 +5,8 @@ anything left to win or lose in it as when there was most. The spread of its adv
 reward's unit; their root mean square over the training so far has the same unit, and their ratio none.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -20,13 +21,14 @@ class Stakes:
     """What the rollouts so far say; the next one makes another object.
 
     Attributes:
-        rollouts: How many.
-        mean_square: Of the spreads of each objective's advantages in them, `[m]` float64.
+        rollouts: In how many of them each objective's advantages varied, `[m]` float64. The others do not count: a reward that
+            is found late would have the only vote for long.
+        mean_square: Of the spreads of its advantages in these, `[m]` float64.
         votes: Of each objective, `[m]` float64, from 0 to 1: the spread in the last rollout, in units of the root mean square
-            of all of them; the largest is 1. All are 0 where no advantage varies.
+            of all that count; the largest is 1. All are 0 where no advantage varies.
     """
 
-    rollouts: int = 0
+    rollouts: Tensor | None = None
     mean_square: Tensor | None = None
     votes: Tensor | None = None
 
@@ -38,10 +40,19 @@ class Stakes:
             active: Which of them count for which objective, `[N, m]` bool; all if not given.
         """
         spread = spreads(advantages, active)
-        before = torch.zeros_like(spread) if self.mean_square is None else self.mean_square.to(spread.device)
-        mean_square = before + (spread.square() - before) / (self.rollouts + 1)
+        nothing = torch.zeros_like(spread)
+        count, before = (nothing if part is None else part.to(spread.device) for part in (self.rollouts, self.mean_square))
+        varies = spread > 0
+        count = count + varies
+        mean_square = before + torch.where(varies, (spread.square() - before) / count.clamp(min=1), 0.0)
         votes = spread / positive_or_one(mean_square.sqrt())
-        return type(self)(self.rollouts + 1, mean_square, votes / positive_or_one(votes.max()))
+        return type(self)(count, mean_square, votes / positive_or_one(votes.max()))
+
+    def in_units(self, factors: Sequence[float]) -> Self:
+        """The same, had each reward been multiplied by a factor, `[m]`."""
+        if self.mean_square is None:
+            return self
+        return replace(self, mean_square=self.mean_square * self.mean_square.new_tensor(factors).square())
 
     def __getstate__(self) -> dict[str, Any]:
         """For a file that opens also where there is no GPU; the next rollout brings tensors back to one."""

@@ -28,6 +28,7 @@ LEARNERS = {  # their flags, what they call at every step of an optimiser, and h
     "ppo": (["--algo", "ppo", *CLIPPED], A_STEP, 8),
     "a2c": (["--algo", "a2c", *WHOLE], A_STEP, 2),
     "sb3-ppo": (["--algo", "sb3-ppo", *CLIPPED], SB3S, 4),
+    "fading": (["--fading", *CLIPPED], A_STEP, 8),
     "a combiner with a memory": (["--combiner", "gradvac", "--bargain-every", "minibatch", *CLIPPED], A_STEP, 8),
 }
 

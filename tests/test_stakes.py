@@ -49,7 +49,7 @@ def test_votes_by_hand():
     assert first.votes.tolist() == [1.0, 1.0]  # nothing else is known yet
     quieter = first.after(unit * torch.tensor([1.0, 1 / 7]))
     assert quieter.votes.tolist() == pytest.approx([1.0, (1 / 7) / np.sqrt((1 + 1 / 49) / 2)])  # 1/5
-    assert first.rollouts == 1
+    assert first.rollouts.tolist() == [1, 1]
     assert first.votes.tolist() == [1.0, 1.0]  # it has not changed
 
 
@@ -57,7 +57,8 @@ def test_an_objective_without_rewards_has_no_vote_until_there_are_some():
     silent, heard = torch.tensor([[1.0, 5.0], [-1.0, 5.0]]), torch.tensor([[1.0, 5.0], [-1.0, 6.0]])
     stakes = Stakes().after(silent)
     assert stakes.votes.tolist() == [1.0, 0.0]
-    assert stakes.after(heard).votes.tolist() == pytest.approx([1 / np.sqrt(2), 1.0])
+    assert stakes.after(heard).votes.tolist() == [1.0, 1.0]  # as at the beginning, however late it is found
+    assert stakes.after(heard).after(heard).after(silent).rollouts.tolist() == [4, 2]
     assert Stakes().after(torch.zeros(4, 2)).votes.tolist() == [0.0, 0.0]
 
 
@@ -137,8 +138,24 @@ def test_a_loaded_model_goes_on_with_what_it_knows():
     whole.save(file)
     loaded = DiBSPPO.load(file, env=point_envs(), device="cpu")
     assert loaded.fading
-    assert loaded._stakes.rollouts == whole._stakes.rollouts > 1
-    assert torch.equal(loaded._stakes.mean_square, whole._stakes.mean_square)
+    assert whole._stakes.rollouts.tolist() == [2, 2]
+    for known in ("rollouts", "mean_square"):
+        assert torch.equal(getattr(loaded._stakes, known), getattr(whole._stakes, known))
+
+
+def test_who_begins_as_another_knows_what_it_knew_of_stakes():
+    """In units of its own: rewards times powers of two change no bit of what is learnt then."""
+    other = DiBSPPO("MlpPolicy", point_envs(), fading=True, **SMALL).learn(96)
+
+    def begun(factors, fading):
+        model = DiBSPPO("MlpPolicy", point_envs(scales=factors), fading=fading, **SMALL)
+        model.start_from(other, factors)
+        return model, learnt(model)
+
+    (plain, expected), (_, found) = (begun(factors, fading=True) for factors in ([1.0, 1.0], [2.0**20, 2.0**-20]))
+    assert plain._stakes.rollouts.tolist() == [4, 4]
+    assert torch.equal(found, expected)
+    assert not torch.equal(begun([1.0, 1.0], fading=False)[1], expected)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """`dibs-rl front`: a policy for each of several preferences, and what the front that they make is worth."""
 
 import contextlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import FrontPolicy, points, read_policy
 from dibs_rl.front_study import DEFAULT_ARM, FrontPlan
-from dibs_rl.preferences import lattice, refined, with_finer_lattice
+from dibs_rl.preferences import refined, with_finer_lattice
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
 from dibs_rl.yardstick import Yardstick, yardstick
@@ -42,14 +41,15 @@ class FrontConfig:
     refine: Fraction = 0.5
     """Share of the points that go where the front is sparse, once the others are there; 0 for a lattice alone."""
     arm: str = DEFAULT_ARM
-    """What the preferences are given to: dibs, dibs-anchored, norm-sum, weighted-sum, sb3-ppo, or a combiner with weights."""
+    """What has the preferences: dibs, dibs-anchored, dibs-fading, norm-sum, norm-sum-fading, weighted-sum, sb3-ppo, or
+    a combiner with weights."""
     seeds: tuple[Seed, ...] = (0,)
     """Each preference is trained once with each; each seed has a front of its own."""
     warm_start: str = "none"
     """What each policy begins as: none; expert, that of the objective that its preference favours; expert-OBJECTIVE, that of
     one objective, whatever the preference is; or neighbour-OBJECTIVE, of those trained before it the policy of the nearest
-    preference with no less weight on that objective (the trainings of a seed then wait for each other). Experts are trained
-    first, and are points of the front."""
+    preference with no less weight on that objective (the trainings of a seed then wait for each other); or a preference by
+    name, forward=1,energy=8: that of this preference. Experts, and that one, are trained first, and are points of the front."""
     transform: str = ""
     """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
     ref_point: str = ""
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
     plan = read_plan(flags)
     if not flags.seeds:
         raise UserError("A front has at least one seed: --seeds 0.")
-    plan.check_points(flags.points)
+    plan.begin(flags.points, flags.refine)  # says what is wrong with them before anything is done
     measure = yardstick(base_and_transform(plan.env)[0], plan.objectives, flags.ref_point, flags.gamma)
     root = flags.out or plan.folder
     plan, preferences = plan.begun(root, measure.gamma)
@@ -125,8 +125,7 @@ class Front:
             UserError: If the folder holds another front, or runs with other settings.
         """
         if preferences is None:
-            m = len(self.plan.objectives)
-            preferences = self.plan.in_order(lattice(m, max(m, count - math.floor(round(refine * count, 9)))))
+            preferences = self.plan.begin(count, refine)
         elif not refine and len(preferences) < count:
             finer, begun = with_finer_lattice(preferences, count), len(preferences)
             preferences = np.concatenate([preferences, self.plan.in_order(finer[begun:])])

@@ -12,8 +12,8 @@ from torch import nn
 from torchjd.aggregation import Aggregator
 
 from dibs_rl.agents import SB3PPO, DiBSA2C, DiBSPPO, DiBSSAC
-from dibs_rl.agents.learner import VectorLearner, preference_vector
-from dibs_rl.by_objective import parse_preference
+from dibs_rl.agents.learner import VectorLearner
+from dibs_rl.by_objective import parse_preference, preference_vector
 from dibs_rl.combiners import make_combiner
 from dibs_rl.config import A2CConfig, OnPolicyConfig, PPOConfig, RunConfig, SACConfig
 from dibs_rl.envs import make, task_ids
