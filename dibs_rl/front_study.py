@@ -51,8 +51,8 @@ class FrontPlan:
         warm_start: What each policy begins as: `none`; the `expert` of the objective that its preference favours (the first
             one of equals); whatever the preference is, that of one objective, `expert-OBJECTIVE`; or, `neighbour-OBJECTIVE`,
             the policy with the nearest preference before it among those with no less weight on that objective: from the one
-            that favours it most, each goes on where one that favours it a little more has ended; or, where it is a preference by
-            name, the policy of that preference, a point of the front that is trained first with each seed.
+            that favours it most, each goes on where one that favours it a little more has ended; or, where it is a preference
+            by name, the policy of that preference, a point of the front that is trained first with each seed.
 
     Raises:
         UserError: If the arm is unknown or takes no preference, a setting is the front's own to make, or there is no such

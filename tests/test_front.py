@@ -118,6 +118,41 @@ def test_a_warm_start_is_from_one_expert_whatever_the_preference(arm, experts):
         dataclasses.replace(CHEETAH, warm_start="expert-forwards")
 
 
+@pytest.mark.parametrize("arm", ["dibs-fading", "dibs-anchored"])
+def test_a_warm_start_is_from_the_policy_of_a_preference(arm):
+    """It is one of the points, trained first with each seed and in the same units; where the lattice has it, only once."""
+    plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start="energy=8,forward=1", transform="energy=1e3")
+    preferences = plan.begin(6, 0.5)
+    assert preferences[:, 0].tolist() == [0.1111, 0.01, 0.99]
+    preferences = np.concatenate([preferences, [[0.06, 0.94]]])  # refined
+    _, jobs = plan.jobs(preferences, None)
+    weighed = [job for job in jobs if not job.arm.startswith("expert-")]
+    assert [job.start and job.start.arm for job in weighed] == [None, *[f"{arm}-p0.1111-0.8889"] * 3] * 2
+    for job in weighed:
+        if job.start:
+            assert (job.start.config.seed, job.start.condition) == (job.config.seed, "energy-1e3")
+            assert job.start in job.after
+    assert plan.folder.name == f"{arm}-from-p0.1111-0.8889-energy-1e3"
+    even = dataclasses.replace(CHEETAH, warm_start="forward=2,energy=2")
+    assert even.begin(4, 0).tolist() == [[0.5, 0.5], [0.01, 0.99], [0.99, 0.01]]
+    assert dataclasses.replace(CHEETAH, warm_start="forward=1e9,energy=1").first.tolist() == [0.99, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("how", "count", "message"),
+    [
+        ("forward=1,enrgy=8", 3, "A preference by name has a weight for each of forward, energy"),
+        ("forward=1,energy=0", 3, "Preference weights are positive"),
+        ("forward=1,energy", 3, "reads like 3,1 or forward=3,energy=1"),
+        ("forward=1,energy=8", 2, "--points is at least 3, the one that they begin as, and one for each of forward, energy"),
+        ("none", 1, "--points is at least 2, one for each of forward, energy; found 1"),
+    ],
+)
+def test_mistakes_in_where_policies_begin(how, count, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(CHEETAH, warm_start=how).begin(count, 0.5)
+
+
 def test_the_anchored_game_has_one_set_of_experts_a_seed():
     plan = dataclasses.replace(CHEETAH, arm="dibs-anchored", seeds=(0, 1), transform="energy=1e3")
     _, jobs = plan.jobs(lattice(2, 3), None)
