@@ -9,9 +9,9 @@ from torchjd.aggregation import Aggregator, WeightedAggregator
 from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, VectorCritic
 from dibs_rl.agents.update import CombinedUpdate, Every
 from dibs_rl.buffers import VectorRolloutBuffer
-from dibs_rl.combiners import split_scalarisation
+from dibs_rl.combiners import check_fading, split_scalarisation
 from dibs_rl.errors import UserError
-from dibs_rl.stakes import Stakes
+from dibs_rl.stakes import StakeHistory
 
 POLICIES = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
 
@@ -22,8 +22,8 @@ class VectorOnPolicy(CombinedUpdate):
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"`, or a policy class with the `VectorCritic` mixin.
         env: See `dibs_rl.envs.as_vector_env`.
-        fading: Multiply an objective's weight in each rollout by what is at stake in it (see `dibs_rl.stakes`): the spread of
-            its advantages, in units of their root mean square over the training so far.
+        fading: Multiply an objective's weight in each rollout by what is at stake in it, beside the others (see
+            `dibs_rl.stakes`): the spread of its advantages over their root mean square in the training so far.
         **kwargs: `VectorLearner`'s and SB3's.
 
     Raises:
@@ -34,7 +34,7 @@ class VectorOnPolicy(CombinedUpdate):
         if kwargs.get("rollout_buffer_class") is not None:
             raise UserError("rollout_buffer_class cannot be changed: SB3's buffers hold scalar rewards.")
         self.fading = fading
-        self._stakes = Stakes()
+        self._stake_history = StakeHistory()
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:
@@ -52,16 +52,16 @@ class VectorOnPolicy(CombinedUpdate):
     def start_from(self, other: BaseAlgorithm, factors: Sequence[float]) -> None:
         """As `VectorLearner.start_from`; of one whose objectives have faded it takes what it knows of their stakes, too."""
         super().start_from(other, factors)
-        if isinstance(other, VectorOnPolicy):
-            self._stakes = other._stakes.in_units(factors)
+        assert isinstance(other, VectorOnPolicy)  # else its networks would not have fitted
+        self._stake_history = other._stake_history.in_units(factors)
 
     def _make_combiner(self) -> Aggregator:
         combiner = super()._make_combiner()
-        scalarisation, aggregator = split_scalarisation(combiner)
-        if self.fading and (scalarisation is not None and not scalarisation.normalise):
-            raise UserError("What is at stake is in the weights of a plain sum already: no fading (--no-fading), or norm-sum.")
-        if self.fading and not isinstance(aggregator, WeightedAggregator):
-            raise UserError(f"{type(combiner).__name__} gives no weights on the objectives that could fade: leave fading out.")
+        _, aggregator = split_scalarisation(combiner)
+        if self.fading:
+            check_fading(combiner)
+            if not self.normalize_advantage:
+                raise UserError("Fading is for normalised advantages: leave fading out, or normalize_advantage at True.")
         if self.bargain_every != "minibatch" and not isinstance(aggregator, WeightedAggregator):
             raise UserError(
                 f"{type(combiner).__name__} gives a direction and no weights on the objectives, so it has to combine every "

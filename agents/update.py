@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from dibs_rl import ranks, sync
@@ -22,8 +23,8 @@ from dibs_rl.buffers import Minibatch, Minibatches, chunks, slices, take
 from dibs_rl.combiners import is_recordable
 from dibs_rl.diagnostics import Bargain, describe_bargain
 from dibs_rl.losses import PolicyLosses, value_losses
-from dibs_rl.returns import explained_variances, normalise_columns
-from dibs_rl.stakes import Stakes
+from dibs_rl.returns import explained_variances, normalise_columns, spreads
+from dibs_rl.stakes import StakeHistory
 
 Every = Literal["rollout", "epoch", "minibatch"]
 Result = Callable[[], list[Tensor]]
@@ -61,15 +62,22 @@ class CombinedUpdate(VectorRollouts):
     batch_size: int
     normalize_advantage: bool
     bargain_every: Every = "minibatch"
-    fading: bool = False
-    _stakes: Stakes
+    fading: bool
+    _stake_history: StakeHistory
+    _stakes: Tensor | None = None
 
     def _setup_model(self) -> None:
         self._recordings = Recordings()
         super()._setup_model()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_recordings"]
+        return [*super()._excluded_save_params(), "_recordings", "_stakes"]
+
+    def _setup_learn(self, *arguments: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """Where there are several ranks they all know what the first one does of the stakes, of a run that goes on."""
+        if ranks.number() > 1:
+            self._stake_history = ranks.from_lead(self._stake_history)
+        return super()._setup_learn(*arguments, **kwargs)
 
     def train(self) -> None:
         """Updates policy and critic on the rollout, side by side where they gain by that."""
@@ -107,9 +115,7 @@ class CombinedUpdate(VectorRollouts):
     def _learn_from_rollout(self, engine: Engine, call: Beside, log: Log) -> None:
         buffer = self.rollout_buffer
         self._measure_distances(buffer.flat(buffer.obs), buffer.active_samples(), log)
-        if self.fading:
-            self._stakes = self._stakes.after(buffer.advantages.flatten(0, 1), buffer.active_samples())
-            log["vote"].append(self._stakes.votes)
+        self._measure_stakes(log)
         batch = self.rollout_buffer.whole(self._policy_advantages(), self._value_targets())
         batch = batch._replace(obs=engine.inputs(batch.obs))
         step = ClippedStep(self.policy.value_optimizer, self.policy.value_parameters(), self.max_grad_norm)
@@ -215,22 +221,25 @@ class CombinedUpdate(VectorRollouts):
         """
         advantages, active = self.rollout_buffer.advantages.flatten(0, 1), self.rollout_buffer.active_samples()
         if self._sum is not None:
-            advantages, active = self._sum.scalarise(advantages, active, self._votes), None
+            advantages, active = self._sum.scalarise(advantages, active, self._stakes), None
         over_rollout = self.normalize_advantage and self.bargain_every != "minibatch"
         return normalise_columns(advantages, active) if over_rollout else advantages
 
     def _combine(self, jacobian: Tensor) -> tuple[Tensor, Tensor | None]:
         direction, weights = super()._combine(jacobian)
-        votes = self._votes
-        if weights is None or votes is None or self._sum is not None:  # a sum has them in its advantages
+        if weights is None or self._stakes is None or self._sum is not None:  # a sum has them in its advantages
             return direction, weights
-        weights = weights * votes.to(weights.dtype)
+        weights = weights * self._stakes.to(weights.dtype)
         return weights @ jacobian, weights
 
-    @property
-    def _votes(self) -> Tensor | None:
-        """What the objectives' weights are multiplied by, `[m]`, where they fade."""
-        return self._stakes.votes if self.fading else None
+    def _measure_stakes(self, log: Log) -> None:
+        """Where objectives fade: what is at stake for each in this rollout, for the weights to come."""
+        if self.fading:
+            buffer = self.rollout_buffer
+            spread = spreads(buffer.advantages.flatten(0, 1), buffer.active_samples())
+            self._stake_history = self._stake_history.after(spread)
+            self._stakes = self._stake_history.stakes(spread)
+            log["stake"].append(self._stakes)
 
     def _value_targets(self) -> Tensor:
         """Lets the critic's heads take the new targets into their units and returns them in these, `[N, m]`."""

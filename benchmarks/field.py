@@ -41,7 +41,6 @@ from dibs_rl.envs import base_and_transform, resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import points, read_front, read_result
 from dibs_rl.front_study import FrontPlan
-from dibs_rl.preferences import lattice
 from dibs_rl.provenance import versions
 from dibs_rl.yardstick import yardstick
 
@@ -109,7 +108,7 @@ def read_contest(flags: argparse.Namespace) -> Contest:
     measure = yardstick(base_and_transform(env_id)[0], objectives)
     if measure.gamma is None or measure.reference is None:
         raise UserError(f"configs/fronts.yaml has no discount and reference point of {env_id}.")
-    FrontPlan(env_id, objectives).begin(flags.points, 0)  # says so if they are too few
+    FrontPlan(env_id, objectives).check_points(flags.points)
     reference = tuple(measure.reference[name] for name in objectives)
     how = (flags.transform, int(flags.budget), flags.points, flags.refine, measure.gamma, reference, flags.episodes)
     contest = Contest(env_id, objectives, *how)
@@ -121,7 +120,7 @@ def check_methods(contest: Contest, methods: Sequence[str]) -> None:
     """Raises a UserError if there is no such method."""
     for method in methods:
         if method not in THEIRS:
-            plan_of(contest, method)
+            plan_of(contest, method).check_points(contest.points)
 
 
 def run_missing(
@@ -149,9 +148,10 @@ def run_missing(
 
 def front_steps(contest: Contest, method: str) -> int:
     """Steps of each policy of a front, experts' among them."""
-    m = len(contest.objectives)
-    policies = contest.points if contest.refine else len(lattice(m, contest.points))  # a lattice may have fewer
-    return contest.budget // (policies + len(plan_of(contest, method).experts))
+    plan = plan_of(contest, method)
+    # a lattice may have fewer
+    policies = contest.points if contest.refine else len(plan.first_preferences(contest.points, contest.refine))
+    return contest.budget // (policies + len(plan.experts))
 
 
 def plan_of(contest: Contest, method: str) -> FrontPlan:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torchjd.aggregation import WeightedAggregator
 
-from dibs_rl.combiners import COMBINERS, make_combiner, split_scalarisation
+from dibs_rl.combiners import COMBINERS, check_fading, make_combiner, split_scalarisation
 from dibs_rl.errors import UserError, did_you_mean
 
 RANDOM, EXPERTS, EXPERT = "random", "experts", "expert-"
@@ -50,7 +50,9 @@ def expand(given: Mapping[str, Mapping[str, Any] | None], objectives: Iterable[s
         for one in names:
             found[one] = {**_said_by(one, known, bool(settings)), **(settings or {})}
             if "combiner" in found[one]:
-                make_combiner(found[one]["combiner"])  # what is wrong with it is said before any job runs
+                combiner = make_combiner(found[one]["combiner"])  # what is wrong with it is said before any job runs
+                if found[one].get("fading"):
+                    check_fading(combiner)
     return found
 
 

@@ -35,18 +35,18 @@ class AdvantageSum(Aggregator):
         self.preference = None if preference is None else positive_weights(preference)
         self.normalise = normalise
 
-    def scalarise(self, advantages: Tensor, active: Tensor | None = None, votes: Tensor | None = None) -> Tensor:
+    def scalarise(self, advantages: Tensor, active: Tensor | None = None, stakes: Tensor | None = None) -> Tensor:
         """Sums advantages `[N, m]` to `[N, 1]`.
 
         Args:
             advantages: 0 where they are not active.
             active: Which of them count, `[N, m]` bool; all if not given.
-            votes: What the weights are multiplied by, `[m]`.
+            stakes: What the weights are multiplied by, `[m]`.
         """
         if self.normalise:
             advantages = normalise_columns(advantages, active)
         weights = self._weights(advantages, advantages.shape[1])
-        return (advantages @ (weights if votes is None else weights * votes.to(weights.dtype))).unsqueeze(1)
+        return (advantages @ (weights if stakes is None else weights * stakes.to(weights.dtype))).unsqueeze(1)
 
     def weights_in(self, units: Tensor) -> Tensor:
         """Weights `[m]` on values that are counted in units `[m]` of the rewards.
@@ -207,6 +207,17 @@ def is_recordable(combiner: Aggregator) -> bool:
     """Whether what it does may be recorded as a CUDA graph: it looks at no tensor, and nobody listens to it."""
     hooked = any(part._forward_hooks or part._forward_pre_hooks for part in combiner.modules())
     return type(combiner) in (DiBS, Sum) and not hooked
+
+
+def check_fading(combiner: Aggregator) -> None:
+    """Raises a UserError if a combiner has no weights that could be multiplied by what is at stake."""
+    if isinstance(combiner, AdvantageSum) and not combiner.normalise:
+        raise UserError(
+            "Fading is for advantages without units, and weighted-sum adds them up in the rewards': take norm-sum, or leave "
+            "fading out."
+        )
+    if not isinstance(combiner, AdvantageSum | WeightedAggregator):
+        raise UserError(f"{type(combiner).__name__} gives no weights on the objectives that could fade: leave fading out.")
 
 
 def split_scalarisation(combiner: Aggregator) -> tuple[AdvantageSum | None, Aggregator]:

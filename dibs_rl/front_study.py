@@ -1,7 +1,6 @@
 """A front as a study: one environment, and an arm for each preference vector."""
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from dibs_rl.combiners import make_combiner
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import load_yaml
 from dibs_rl.games import positive_weights
-from dibs_rl.preferences import lattice, rounded
+from dibs_rl.preferences import lattice, on_simplex, with_finer_lattice
 from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"
@@ -71,7 +70,7 @@ class FrontPlan:
         if len(self.objectives) < 2:
             raise UserError(f"A front needs at least two objectives; {self.env} has {', '.join(self.objectives)}.")
         starts = [_NOTHING, _FAVOURED, *(kind + name for kind in (arms.EXPERT, _NEIGHBOUR) for name in self.objectives)]
-        if self.warm_start not in starts and self.first is None:
+        if self.warm_start not in starts and self.start_preference is None:
             hint = did_you_mean(self.warm_start, starts)
             raise UserError(
                 f"Unknown --warm-start {self.warm_start!r}.{hint} There is {', '.join(starts)}, or a preference, as "
@@ -88,9 +87,9 @@ class FrontPlan:
         if combiner:
             make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
 
-    @functools.cached_property
-    def first(self) -> np.ndarray | None:
-        """The preference `[m]` of the policy that all others begin as; None where they do not begin as one.
+    @property
+    def start_preference(self) -> np.ndarray | None:
+        """The preference `[m]` of the policy that all others begin as; None unless `warm_start` is a preference.
 
         Raises:
             UserError: If it is not a preference.
@@ -98,7 +97,7 @@ class FrontPlan:
         if "=" not in self.warm_start:
             return None
         weights = preference_vector(parse_preference(self.warm_start), self.objectives)
-        return rounded(positive_weights(weights or [], len(self.objectives), self.objectives).numpy())
+        return on_simplex(positive_weights(weights or [], len(self.objectives), self.objectives).numpy())
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -107,25 +106,38 @@ class FrontPlan:
             return self.objectives
         return tuple(name for name in self.objectives if self.warm_start == arms.EXPERT + name)
 
-    def begin(self, count: int, refine: float) -> np.ndarray:
+    def check_points(self, count: int) -> None:
+        """Raises a UserError if there are fewer preferences than objectives, or no room for the one that policies begin as."""
+        extra = self.start_preference is not None
+        least = len(self.objectives) + extra
+        if count < least:
+            wanted = f"{'the one that they begin as, and ' if extra else ''}one for each of {', '.join(self.objectives)}"
+            raise UserError(f"--points is at least {least}, {wanted}; found {count}.")
+
+    def first_preferences(self, count: int, refine: float) -> np.ndarray:
         """The preferences `[k, m]` of a new front that are chosen before anything is known of it, in the order of training.
 
         Args:
             count: Preferences in all.
             refine: Share of them that are chosen later.
-
-        Raises:
-            UserError: If there are fewer than objectives, or no room for the one that all others begin as.
         """
-        ahead = [] if self.first is None else [self.first]
-        least = len(self.objectives) + len(ahead)
-        if count < least:
-            first = "the one that they begin as, and " if ahead else ""
-            raise UserError(
-                f"--points is at least {least}, {first}one for each of {', '.join(self.objectives)}; found {count}."
-            )
-        even = lattice(len(self.objectives), max(least, count - math.floor(round(refine * count, 9))) - len(ahead))
-        return np.array([*ahead, *(one for one in self.in_order(even) if not any(np.array_equal(one, a) for a in ahead))])
+        m = len(self.objectives)
+        room, start = count - math.floor(round(refine * count, 9)), self.start_preference
+        even = self.in_order(lattice(m, max(m, room)))
+        if start is None:
+            return even
+        if not _among(even, start):
+            even = lattice(m, max(m, room - 1))
+        return np.array([start, *(weights for weights in even if not np.array_equal(weights, start))])
+
+    def more_preferences(self, preferences: np.ndarray, count: int) -> np.ndarray:
+        """Preferences `[k, m]` of a front, and behind them what a finer lattice of at most so many in all has more."""
+        start = self.start_preference
+        extra = int(start is not None and not _among(lattice(len(self.objectives), count), start))
+        finer = with_finer_lattice(preferences[extra:], count - extra)[len(preferences) - extra :]
+        if start is not None:
+            finer = np.array([weights for weights in finer if not np.array_equal(weights, start)]).reshape(-1, len(start))
+        return np.concatenate([preferences, self.in_order(finer)])
 
     @property
     def name(self) -> str:
@@ -207,8 +219,8 @@ class FrontPlan:
     @property
     def _begun(self) -> list[str]:
         """What the policies have begun as, in words that name folders: nothing for `none`, several for `expert`."""
-        if self.first is not None:
-            return ["from", preference_label(self.first.tolist())]
+        if self.start_preference is not None:
+            return ["from", preference_label(self.start_preference.tolist())]
         words = {_NOTHING: [], _FAVOURED: ["from", "experts"]}
         return words.get(self.warm_start, ["from", self.warm_start])
 
@@ -243,7 +255,7 @@ class FrontPlan:
 
     def _start(self, names: Sequence[str], preferences: np.ndarray, k: int) -> str | None:
         """The arm that the k-th policy begins as."""
-        if self.first is not None:
+        if self.start_preference is not None:
             return names[0] if k else None
         if self.warm_start == _FAVOURED:
             return arms.EXPERT + self.objectives[int(np.argmax(preferences[k]))]
@@ -251,3 +263,8 @@ class FrontPlan:
             neighbour = self._neighbour(preferences, k)
             return None if neighbour is None else names[neighbour]
         return self.warm_start if self.warm_start.startswith(arms.EXPERT) else None
+
+
+def _among(preferences: np.ndarray, one: np.ndarray) -> bool:
+    """Whether a preference `[m]` is one of several `[k, m]`."""
+    return any(np.array_equal(weights, one) for weights in preferences)

@@ -34,9 +34,10 @@ def lattice(m: int, points: int) -> np.ndarray:
     return np.round(FLOOR + (1 - m * FLOOR) * simplex_lattice(m, divisions), _DIGITS)
 
 
-def rounded(weights: ArrayLike) -> np.ndarray:
+def on_simplex(weights: ArrayLike) -> np.ndarray:
     """Positive weights `[m]` as preferences are written here: their sum is 1, and none is below `FLOOR`."""
     given = np.asarray(weights, dtype=float)
+    given = given / given.max()
     return np.array(_vector(_above_floor(given / given.sum())))
 
 

@@ -6,6 +6,8 @@ from torch import Tensor
 from dibs_rl import ranks, sync
 from dibs_rl.units import unit_power
 
+_ROUNDINGS = 8  # of its largest number: a column that varies by less is constant
+
 
 def generalized_advantages(
     rewards: Tensor,
@@ -105,13 +107,18 @@ def _variances(columns: Tensor, active: Tensor | None) -> Tensor:
 def spreads(columns: Tensor, active: Tensor | None = None) -> Tensor:
     """Standard deviation (divided by the number) of each column of `[N, k]` over all ranks' rows, `[k]` float64.
 
+    It is 0 where a column is constant up to rounding, as in `normalise_columns`.
+
     Args:
         columns: Values of k objectives.
         active: Which of them count, `[N, k]` bool; all if not given. 0 where none does.
     """
     counted = torch.ones_like(columns, dtype=torch.bool) if active is None else active
-    _, _, variance = ranks.moments(*own_moments(columns.double(), counted))
-    return variance.sqrt()
+    own = torch.where(counted, columns, 0.0).double()
+    largest = _largest(own)
+    _, _, variance = ranks.moments(*own_moments(own, counted))
+    std = variance.sqrt()
+    return torch.where(std > _ROUNDINGS * torch.finfo(columns.dtype).eps * largest, std, 0.0)
 
 
 def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tensor:
@@ -134,16 +141,20 @@ def normalise_columns(advantages: Tensor, active: Tensor | None = None) -> Tenso
         return normalised
     if len(advantages) < 2 and ranks.number() == 1:  # of several, none may leave before the others
         return torch.zeros_like(advantages)
-    own_largest = advantages.abs().amax(dim=0) if len(advantages) else advantages.new_zeros(advantages.shape[1])
-    largest = ranks.largest(own_largest)
+    largest = _largest(advantages)
     units = unit_power(largest)
     advantages = advantages * units
     std, mean = ranks.std_mean(advantages)
     return _standardise(advantages, mean, std, largest * units)
 
 
+def _largest(columns: Tensor) -> Tensor:
+    """The largest absolute value of each column, over all ranks' rows; a rank may have none."""
+    return ranks.largest(columns.abs().amax(dim=0) if len(columns) else columns.new_zeros(columns.shape[1]))
+
+
 def _standardise(columns: Tensor, mean: Tensor, std: Tensor, largest: Tensor) -> Tensor:
-    rounding = 8 * torch.finfo(columns.dtype).eps * largest
+    rounding = _ROUNDINGS * torch.finfo(columns.dtype).eps * largest
     varies = std > rounding
     return torch.where(varies, (columns - mean) / torch.where(varies, std, torch.ones_like(std)), 0.0)
 
@@ -151,7 +162,7 @@ def _standardise(columns: Tensor, mean: Tensor, std: Tensor, largest: Tensor) ->
 def _normalise_own(advantages: Tensor, active: Tensor) -> Tensor:
     """`normalise_columns` of each column's own samples, without a look at how many there are."""
     own = torch.where(active, advantages, 0.0)
-    largest = ranks.largest(own.abs().amax(dim=0))
+    largest = _largest(own)
     units = unit_power(largest)
     own = own * units
     count, mean, variance = ranks.moments(*own_moments(own, active))

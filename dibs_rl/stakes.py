@@ -6,54 +6,49 @@ reward's unit; their root mean square over the training so far has the same unit
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from dibs_rl.returns import spreads
 from dibs_rl.units import positive_or_one
 
 
 @dataclass(frozen=True, eq=False)
-class Stakes:
+class StakeHistory:
     """What the rollouts so far say; the next one makes another object.
 
     Attributes:
         rollouts: In how many of them each objective's advantages varied, `[m]` float64. The others do not count: a reward that
-            is found late would have the only vote for long.
-        mean_square: Of the spreads of its advantages in these, `[m]` float64.
-        votes: Of each objective, `[m]` float64, from 0 to 1: the spread in the last rollout, in units of the root mean square
-            of all that count; the largest is 1. All are 0 where no advantage varies.
+            is found late would have the only say for long.
+        mean_square: Of the spreads of its advantages in these, `[m]` float64. Both are `[]` before the first rollout.
     """
 
-    rollouts: Tensor | None = None
-    mean_square: Tensor | None = None
-    votes: Tensor | None = None
+    rollouts: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    mean_square: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
-    def after(self, advantages: Tensor, active: Tensor | None = None) -> Self:
-        """The stakes once another rollout is known.
+    def after(self, spread: Tensor) -> Self:
+        """What is known once the spreads `[m]` of another rollout's advantages are."""
+        varies = spread > 0
+        rollouts, before = self.rollouts.to(spread.device) + varies, self.mean_square.to(spread.device)
+        step = torch.where(varies, (spread.square() - before) / rollouts.clamp(min=1), 0.0)
+        return type(self)(rollouts, before + step)
+
+    def stakes(self, spread: Tensor) -> Tensor:
+        """What is at stake for each objective in a rollout that counts already, `[m]` float64, the largest 1.
 
         Args:
-            advantages: The rollout's, `[N, m]`, in the rewards' units.
-            active: Which of them count for which objective, `[N, m]` bool; all if not given.
+            spread: Of its advantages, `[m]`, in units of whose root mean square the stakes are; 0 where nothing varies.
         """
-        spread = spreads(advantages, active)
-        nothing = torch.zeros_like(spread)
-        count, before = (nothing if part is None else part.to(spread.device) for part in (self.rollouts, self.mean_square))
-        varies = spread > 0
-        count = count + varies
-        mean_square = before + torch.where(varies, (spread.square() - before) / count.clamp(min=1), 0.0)
-        votes = spread / positive_or_one(mean_square.sqrt())
-        return type(self)(count, mean_square, votes / positive_or_one(votes.max()))
+        found = spread / positive_or_one(self.mean_square.sqrt())
+        return found / positive_or_one(found.max())
 
     def in_units(self, factors: Sequence[float]) -> Self:
-        """The same, had each reward been multiplied by a factor, `[m]`."""
-        if self.mean_square is None:
-            return self
-        return replace(self, mean_square=self.mean_square * self.mean_square.new_tensor(factors).square())
+        """The same, had each reward been multiplied by a factor, `[m]`; of one that is off now nothing is known."""
+        by = torch.as_tensor(factors, dtype=torch.float64, device=self.mean_square.device)
+        return replace(self, rollouts=torch.where(by != 0, self.rollouts, 0.0), mean_square=self.mean_square * by.square())
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a file that opens also where there is no GPU; the next rollout brings tensors back to one."""
-        return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in self.__dict__.items()}
+        """For a file that opens also where there is no GPU; `after` brings tensors back to one."""
+        return {name: tensor.cpu() for name, tensor in self.__dict__.items()}

@@ -9,7 +9,8 @@ from stable_baselines3.common.logger import Logger
 from dibs_rl import ranks
 from dibs_rl.agents import DiBSA2C, DiBSPPO
 from dibs_rl.envs import MultiTask
-from dibs_rl.returns import normalise_columns
+from dibs_rl.returns import normalise_columns, spreads
+from dibs_rl.stakes import StakeHistory
 
 RANKS, WORLDS, STEPS = 2, 2, 40
 LEARNERS = {
@@ -32,7 +33,14 @@ def make(name, worlds, seed=0):
     env = MultiTask(tasks, num_envs=worlds, seed=0) if name == "two tasks" else point_envs(worlds, scales=(1.0, 1e3, 1e-3))
     model = learner("MlpPolicy", env, n_steps=STEPS, seed=seed, device="cpu", **batch, **settings)
     model.set_logger(Logger(None, []))
+    if name == "fading":
+        model._stake_history = some_history()
     return model
+
+
+def some_history():
+    """What nine rollouts may have said of the stakes."""
+    return StakeHistory(torch.full((3,), 9.0).double(), torch.tensor([1e2, 1e4, 1e-6]).double())
 
 
 def update_on_a_share(name, rollout, parameters):
@@ -73,6 +81,8 @@ def statistics():
         "std_mean": ranks.std_mean(own),
         "normalised": normalise_columns(own),
         "normalised where active": normalise_columns(own, some_active().split(COUNTS)[ranks.rank()]),
+        "spreads": spreads(own),
+        "spreads where active": spreads(own, some_active().split(COUNTS)[ranks.rank()]),
         "mean": ranks.mean(torch.tensor([1.0, 2.0]) * (ranks.rank() + 1)),
         "largest": ranks.largest(torch.tensor([1.0, -2.0]) * (ranks.rank() + 1)),
         "gathered": ranks.gathered([ranks.rank()] * ranks.rank()),
@@ -80,14 +90,27 @@ def statistics():
     }
 
 
-def learn_scaled(factors, **settings):
-    """Learns from rollouts of this rank's own; the policy, and what the rank knows of all episodes."""
+def learn_scaled(factors, history=None, **settings):
+    """Learns from rollouts of this rank's own; the policy, and what the rank knows of all episodes.
+
+    Args:
+        factors: Of the rewards.
+        history: What the first rank alone knows of the stakes, as where a run goes on.
+        settings: The learner's.
+    """
     worlds = [lambda: PointEnv(scales=factors, length=9) for _ in range(WORLDS)]
     settings = {"n_steps": STEPS, "batch_size": 20, "n_epochs": 2, **settings}
     model = DiBSPPO("MlpPolicy", worlds, seed=ranks.rank() * WORLDS, device="cpu", **settings)
+    if history is not None and ranks.leads():
+        model._stake_history = history
     model.learn(2 * RANKS * WORLDS * STEPS)
     parameters = {key: value for key, value in model.policy.state_dict().items() if not key.startswith("value_net.")}
-    return {"policy": parameters, "steps": model.num_timesteps, "episodes": len(model.ep_info_buffer)}
+    return {
+        "policy": parameters,
+        "steps": model.num_timesteps,
+        "episodes": len(model.ep_info_buffer),
+        "known": model._stake_history,
+    }
 
 
 def run(rank, meeting, folder, cases):
@@ -99,5 +122,6 @@ def run(rank, meeting, folder, cases):
         found[name] = update_on_a_share(name, rollout, parameters)
     found["plain"], found["scaled"] = learn_scaled((1.0, 1.0, 1.0)), learn_scaled((2.0**20, 1.0, 2.0**-30))
     found["random"] = learn_scaled((1.0, 1.0, 1.0), combiner="random", bargain_every="minibatch")
+    found["fades on"] = learn_scaled((1.0, 1.0, 1.0), some_history(), fading=True, bargain_every="minibatch")
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()

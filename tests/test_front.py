@@ -122,7 +122,7 @@ def test_a_warm_start_is_from_one_expert_whatever_the_preference(arm, experts):
 def test_a_warm_start_is_from_the_policy_of_a_preference(arm):
     """It is one of the points, trained first with each seed and in the same units; where the lattice has it, only once."""
     plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start="energy=8,forward=1", transform="energy=1e3")
-    preferences = plan.begin(6, 0.5)
+    preferences = plan.first_preferences(6, 0.5)
     assert preferences[:, 0].tolist() == [0.1111, 0.01, 0.99]
     preferences = np.concatenate([preferences, [[0.06, 0.94]]])  # refined
     _, jobs = plan.jobs(preferences, None)
@@ -133,9 +133,20 @@ def test_a_warm_start_is_from_the_policy_of_a_preference(arm):
             assert (job.start.config.seed, job.start.condition) == (job.config.seed, "energy-1e3")
             assert job.start in job.after
     assert plan.folder.name == f"{arm}-from-p0.1111-0.8889-energy-1e3"
-    even = dataclasses.replace(CHEETAH, warm_start="forward=2,energy=2")
-    assert even.begin(4, 0).tolist() == [[0.5, 0.5], [0.01, 0.99], [0.99, 0.01]]
-    assert dataclasses.replace(CHEETAH, warm_start="forward=1e9,energy=1").first.tolist() == [0.99, 0.01]
+
+
+@pytest.mark.parametrize("how", ["forward=1,energy=8", "forward=1e308,energy=1e308", "forward=1e9,energy=1", "none"])
+@pytest.mark.parametrize("count", range(3, 12))
+def test_a_lattice_grows_and_the_policy_that_others_begin_as_stays_its_first(how, count):
+    plan = dataclasses.replace(CHEETAH, warm_start=how)
+    begun = plan.first_preferences(count, 0)
+    assert len(np.unique(begun, axis=0)) == len(begun) == count - (how == "forward=1e308,energy=1e308" and count % 2 == 0)
+    assert np.array_equal(plan.more_preferences(begun, count), begun)  # the same command again
+    more = plan.more_preferences(begun, 101 - 1 + (how == "forward=1,energy=8"))
+    assert np.array_equal(more[: len(begun)], begun)
+    assert len(np.unique(more, axis=0)) == len(more)
+    if how != "none":
+        assert np.array_equal(begun[0], plan.start_preference)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +161,7 @@ def test_a_warm_start_is_from_the_policy_of_a_preference(arm):
 )
 def test_mistakes_in_where_policies_begin(how, count, message):
     with pytest.raises(UserError, match=message):
-        dataclasses.replace(CHEETAH, warm_start=how).begin(count, 0.5)
+        dataclasses.replace(CHEETAH, warm_start=how).check_points(count)
 
 
 def test_the_anchored_game_has_one_set_of_experts_a_seed():

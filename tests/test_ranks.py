@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from dibs_rl import ranks
 from dibs_rl.agents import DiBSPPO
 from dibs_rl.files import load_yaml
-from dibs_rl.returns import normalise_columns
+from dibs_rl.returns import normalise_columns, spreads
 from dibs_rl.run_folder import RunFolder
 
 SAVED = ("obs", "actions", "log_probs", "rewards", "terminated", "truncated", "advantages", "value_targets", "active")
@@ -86,6 +86,13 @@ def test_a_combiner_that_draws_random_numbers_gives_all_ranks_one_direction(toge
         assert torch.equal(together[1]["random"]["policy"][key], value), key
 
 
+def test_all_ranks_know_what_was_at_stake_before(together):
+    for found in together:
+        assert found["fades on"]["known"].rollouts.tolist() == [11, 11, 11]
+    for key, value in together[0]["fades on"]["policy"].items():
+        assert torch.equal(together[1]["fades on"]["policy"][key], value), key
+
+
 def test_statistics_of_shares_are_those_of_the_whole(together):
     """Also where a rank has no samples."""
     whole = rank_worker.some_numbers()
@@ -100,6 +107,8 @@ def test_statistics_of_shares_are_those_of_the_whole(together):
         assert torch.allclose(found["normalised"], normalise_columns(whole).split(COUNTS)[own])
         expected = normalise_columns(whole, rank_worker.some_active()).split(COUNTS)[own]
         assert torch.allclose(found["normalised where active"], expected)
+        torch.testing.assert_close(found["spreads"], whole.std(dim=0, correction=0))
+        torch.testing.assert_close(found["spreads where active"], spreads(whole, rank_worker.some_active()))
         assert found["mean"].tolist() == [1.5, 3]
         assert found["largest"].tolist() == [2, -2]
         assert found["gathered"] == [[], [1]]

@@ -20,7 +20,7 @@ from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import FrontPolicy, points, read_policy
 from dibs_rl.front_study import DEFAULT_ARM, FrontPlan
-from dibs_rl.preferences import refined, with_finer_lattice
+from dibs_rl.preferences import refined
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
 from dibs_rl.yardstick import Yardstick, yardstick
@@ -37,7 +37,7 @@ class FrontConfig:
     env: str = "mo-halfcheetah"
     """Environment id; of a bare name the newest version is taken."""
     points: Count = 11
-    """Preferences, each a policy; at least as many as objectives. Experts, where there are any, come on top."""
+    """Preferences, each a policy; at least one for each objective. Experts, where there are any, come on top."""
     refine: Fraction = 0.5
     """Share of the points that go where the front is sparse, once the others are there; 0 for a lattice alone."""
     arm: str = DEFAULT_ARM
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
     plan = read_plan(flags)
     if not flags.seeds:
         raise UserError("A front has at least one seed: --seeds 0.")
-    plan.begin(flags.points, flags.refine)  # says what is wrong with them before anything is done
+    plan.check_points(flags.points)
     measure = yardstick(base_and_transform(plan.env)[0], plan.objectives, flags.ref_point, flags.gamma)
     root = flags.out or plan.folder
     plan, preferences = plan.begun(root, measure.gamma)
@@ -125,10 +125,9 @@ class Front:
             UserError: If the folder holds another front, or runs with other settings.
         """
         if preferences is None:
-            preferences = self.plan.begin(count, refine)
+            preferences = self.plan.first_preferences(count, refine)
         elif not refine and len(preferences) < count:
-            finer, begun = with_finer_lattice(preferences, count), len(preferences)
-            preferences = np.concatenate([preferences, self.plan.in_order(finer[begun:])])
+            preferences = self.plan.more_preferences(preferences, count)
         title = f"{self.plan.name} in {self.root}, {len(preferences)} of {max(count, len(preferences))} preferences"
         code, jobs = self._run(title, preferences, launcher)
         missing = count - len(preferences)
