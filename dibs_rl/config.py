@@ -48,7 +48,7 @@ class RunConfig:
     """For DiBS's anchored game: the folder of the experts, or auto for those of this environment, which are trained first,
     with the steps that are shipped for it; 'dibs-rl experts' trains them with others."""
     start_from: str = ""
-    """Folder of a run whose networks the training begins with, statistics included. Steps begin at 0, optimisers anew."""
+    """Folder of a run whose networks the training begins with, all statistics included. Steps begin at 0, optimisers anew."""
     transform: str = ""
     """Rewards in other units, for the learner alone: energy=1e3 (0: no say); power4, exp or sqrt; @episode: on returns."""
     bargaining_steps: Count = 5
@@ -111,7 +111,7 @@ class OnPolicyConfig(RunConfig):
     fading: bool = False
     """Let an objective's weight fade while its advantages vary less than they used to in this training."""
     ent_coef: NotNegative = 0.0
-    """Entropy bonus, relative to a combined gradient of norm at most 1; added after combining."""
+    """Entropy bonus, relative to a combined gradient of norm at most 1 (longer with --fading); added after combining."""
     max_grad_norm: Positive = 0.5
     """Largest norm of the policy's combined gradient, and, apart from it, of the critic's."""
     log_std_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0

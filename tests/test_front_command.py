@@ -11,6 +11,7 @@ import pytest
 import yaml
 from real_jobs import InThisProcess, command, learning, start, wait_for
 
+from dibs_rl.agents import DiBSPPO
 from dibs_rl.cli import front as front_command
 from dibs_rl.metrics import expected_utility, hypervolume, nondominated, sparsity
 from dibs_rl.preferences import refined
@@ -179,6 +180,22 @@ def test_a_finer_lattice_of_neighbours(front, tmp_path):
     code, _, started = front(*asked, "--points", 4, "--seeds", 1, launcher=lambda root: Interrupted(root, jobs=3))
     assert (code, started) == (130, ["dibs-p0.01-0.99", "dibs-p0.99-0.01"])
     assert front(*asked, "--points", 4)[2] == ["dibs-p0.3367-0.6633", "dibs-p0.6633-0.3367"]
+
+
+def test_all_policies_begin_as_that_of_a_preference(front, tmp_path):
+    """They wait for it; with more points there are more of them, and what is at stake goes along with the networks."""
+    asked = ("--arm", "dibs-fading", "--refine", 0, "--warm-start", "treasure=1,time=3")
+    first, ends = "dibs-fading-p0.25-0.75", ["dibs-fading-p0.01-0.99", "dibs-fading-p0.99-0.01"]
+    assert front(*asked, "--points", 3, launcher=lambda root: InThisProcess(root, broken=(first,)))[::2] == (1, [first])
+    assert front(*asked, "--points", 3)[::2] == (0, [first, *ends])
+    assert front(*asked, "--points", 3)[2] == []
+    assert front(*asked, "--points", 4)[2] == ["dibs-fading-p0.5-0.5"]
+    runs = tmp_path / ENV / "scale-1"
+    for arm in [*ends, "dibs-fading-p0.5-0.5"]:
+        facts = yaml.safe_load((runs / arm / "seed0/config.yaml").read_text())["facts"]
+        assert facts["started_from"] == str(runs / "dibs-fading-p0.25-0.75/seed0/model.zip")
+        assert DiBSPPO.load(runs / arm / "seed0/model.zip")._stake_history.rollouts.max() == 2  # the first one's, and its own
+    assert len(rows(tmp_path)) == 4
 
 
 def test_a_chain_waits_for_the_neighbour_that_failed(front, tmp_path):
