@@ -28,7 +28,7 @@ class DiBSA2C(VectorOnPolicy, A2C):
             takes `popart` and `normalize_obs` (both on) beside SB3's.
         env: An id, an environment, a factory or list of factories, or a vector environment.
         normalize_advantage: Centre and scale each objective's advantages over the rollout.
-        **kwargs: `combiner`, `preference`, `fading` (see `VectorOnPolicy`), and those of `stable_baselines3.A2C`.
+        **kwargs: `combiner`, `preference`, `fading` (see `dibs_rl.agents.fading`), and those of `stable_baselines3.A2C`.
 
     Raises:
         UserError: If the environment gives no vector reward, or an argument is not as said above.

@@ -1,17 +1,14 @@
 """What makes an SB3 on-policy algorithm one for many rewards: its parts, put together, and its arguments, checked."""
 
-from collections.abc import Sequence
 from typing import Any, get_args
 
-from stable_baselines3.common.base_class import BaseAlgorithm
 from torchjd.aggregation import Aggregator, WeightedAggregator
 
 from dibs_rl.agents.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, VectorCritic
 from dibs_rl.agents.update import CombinedUpdate, Every
 from dibs_rl.buffers import VectorRolloutBuffer
-from dibs_rl.combiners import check_fading, split_scalarisation
+from dibs_rl.combiners import split_scalarisation
 from dibs_rl.errors import UserError
-from dibs_rl.stakes import StakeHistory
 
 POLICIES = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
 
@@ -22,19 +19,15 @@ class VectorOnPolicy(CombinedUpdate):
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"`, or a policy class with the `VectorCritic` mixin.
         env: See `dibs_rl.envs.as_vector_env`.
-        fading: Multiply an objective's weight in each rollout by what is at stake in it, beside the others (see
-            `dibs_rl.stakes`): the spread of its advantages over their root mean square in the training so far.
-        **kwargs: `VectorLearner`'s and SB3's.
+        **kwargs: `Fading`'s, `VectorLearner`'s and SB3's.
 
     Raises:
         UserError: If the environment gives no vector reward, or an argument cannot be used with many rewards.
     """
 
-    def __init__(self, policy: str | type[VectorCritic], env: Any, *, fading: bool = False, **kwargs: Any) -> None:
+    def __init__(self, policy: str | type[VectorCritic], env: Any, **kwargs: Any) -> None:
         if kwargs.get("rollout_buffer_class") is not None:
             raise UserError("rollout_buffer_class cannot be changed: SB3's buffers hold scalar rewards.")
-        self.fading = fading
-        self._stake_history = StakeHistory()
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:
@@ -49,19 +42,9 @@ class VectorOnPolicy(CombinedUpdate):
         self.rollout_buffer_kwargs = {"reward_dim": len(self.objectives)}
         super()._setup_model()
 
-    def start_from(self, other: BaseAlgorithm, factors: Sequence[float]) -> None:
-        """As `VectorLearner.start_from`; of one whose objectives have faded it takes what it knows of their stakes, too."""
-        super().start_from(other, factors)
-        assert isinstance(other, VectorOnPolicy)  # else its networks would not have fitted
-        self._stake_history = other._stake_history.in_units(factors)
-
     def _make_combiner(self) -> Aggregator:
         combiner = super()._make_combiner()
         _, aggregator = split_scalarisation(combiner)
-        if self.fading:
-            check_fading(combiner)
-            if not self.normalize_advantage:
-                raise UserError("Fading is for normalised advantages: leave fading out, or normalize_advantage at True.")
         if self.bargain_every != "minibatch" and not isinstance(aggregator, WeightedAggregator):
             raise UserError(
                 f"{type(combiner).__name__} gives a direction and no weights on the objectives, so it has to combine every "

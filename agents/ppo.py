@@ -30,7 +30,7 @@ class DiBSPPO(VectorOnPolicy, PPO):
         combiner: `"dibs"`, `"norm-sum"`, `"weighted-sum"`, another name out of `dibs_rl.combiners.COMBINERS`, or any TorchJD
             aggregator, such as `DiBS(steps=50)`.
         preference: Positive weights on the objectives, in their order or by name.
-        fading: Let an objective have less say while there is less to win in it: see `VectorOnPolicy`.
+        fading: Let an objective have less say while there is less to win in it: see `dibs_rl.agents.fading`.
         bargain_every: How often the gradients are combined anew: on the whole rollout once a `"rollout"` or once an
             `"epoch"` (the minibatches then follow the weighted sum of the losses), or on every `"minibatch"`.
         **kwargs: Those of `stable_baselines3.PPO`. `clip_range_vf` must stay None: it is in a reward's units.

@@ -7,24 +7,22 @@ from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from dibs_rl import ranks, sync
 from dibs_rl.agents.checks import check_parameters
 from dibs_rl.agents.clipped_step import ClippedStep
 from dibs_rl.agents.engines import Engine, Evaluation, engine_of
+from dibs_rl.agents.fading import Fading
 from dibs_rl.agents.kl_stop import KLStop, masked
 from dibs_rl.agents.recordings import Recordings
 from dibs_rl.agents.records import Log
-from dibs_rl.agents.rollouts import VectorRollouts
 from dibs_rl.agents.side_by_side import Beside, beside
 from dibs_rl.buffers import Minibatch, Minibatches, chunks, slices, take
 from dibs_rl.combiners import is_recordable
 from dibs_rl.diagnostics import Bargain, describe_bargain
 from dibs_rl.losses import PolicyLosses, value_losses
-from dibs_rl.returns import explained_variances, normalise_columns, spreads
-from dibs_rl.stakes import StakeHistory
+from dibs_rl.returns import explained_variances, normalise_columns
 
 Every = Literal["rollout", "epoch", "minibatch"]
 Result = Callable[[], list[Tensor]]
@@ -46,7 +44,7 @@ class Learnt(NamedTuple):
     mask: Tensor | None = None
 
 
-class CombinedUpdate(VectorRollouts):
+class CombinedUpdate(Fading):
     """Mixin: updates policy and critic on a rollout; the algorithm gives the policy losses.
 
     On a GPU nothing waits for it before the update is over: then its log is read, in one transfer.
@@ -60,24 +58,14 @@ class CombinedUpdate(VectorRollouts):
     target_kl: float | None = None
     n_epochs: int
     batch_size: int
-    normalize_advantage: bool
     bargain_every: Every = "minibatch"
-    fading: bool
-    _stake_history: StakeHistory
-    _stakes: Tensor | None = None
 
     def _setup_model(self) -> None:
         self._recordings = Recordings()
         super()._setup_model()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_recordings", "_stakes"]
-
-    def _setup_learn(self, *arguments: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        """Where there are several ranks they all know what the first one does of the stakes, of a run that goes on."""
-        if ranks.number() > 1:
-            self._stake_history = ranks.from_lead(self._stake_history)
-        return super()._setup_learn(*arguments, **kwargs)
+        return [*super()._excluded_save_params(), "_recordings"]
 
     def train(self) -> None:
         """Updates policy and critic on the rollout, side by side where they gain by that."""
@@ -224,22 +212,6 @@ class CombinedUpdate(VectorRollouts):
             advantages, active = self._sum.scalarise(advantages, active, self._stakes), None
         over_rollout = self.normalize_advantage and self.bargain_every != "minibatch"
         return normalise_columns(advantages, active) if over_rollout else advantages
-
-    def _combine(self, jacobian: Tensor) -> tuple[Tensor, Tensor | None]:
-        direction, weights = super()._combine(jacobian)
-        if weights is None or self._stakes is None or self._sum is not None:  # a sum has them in its advantages
-            return direction, weights
-        weights = weights * self._stakes.to(weights.dtype)
-        return weights @ jacobian, weights
-
-    def _measure_stakes(self, log: Log) -> None:
-        """Where objectives fade: what is at stake for each in this rollout, for the weights to come."""
-        if self.fading:
-            buffer = self.rollout_buffer
-            spread = spreads(buffer.advantages.flatten(0, 1), buffer.active_samples())
-            self._stake_history = self._stake_history.after(spread)
-            self._stakes = self._stake_history.stakes(spread)
-            log["stake"].append(self._stakes)
 
     def _value_targets(self) -> Tensor:
         """Lets the critic's heads take the new targets into their units and returns them in these, `[N, m]`."""

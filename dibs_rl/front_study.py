@@ -17,7 +17,7 @@ from dibs_rl.combiners import make_combiner
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import load_yaml
 from dibs_rl.games import positive_weights
-from dibs_rl.preferences import lattice, on_simplex, with_finer_lattice
+from dibs_rl.preferences import lattice_from, on_simplex, with_finer_lattice
 from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"
@@ -121,23 +121,13 @@ class FrontPlan:
             count: Preferences in all.
             refine: Share of them that are chosen later.
         """
-        m = len(self.objectives)
-        room, start = count - math.floor(round(refine * count, 9)), self.start_preference
-        even = self.in_order(lattice(m, max(m, room)))
-        if start is None:
-            return even
-        if not _among(even, start):
-            even = lattice(m, max(m, room - 1))
-        return np.array([start, *(weights for weights in even if not np.array_equal(weights, start))])
+        room = max(len(self.objectives), count - math.floor(round(refine * count, 9)))
+        return self.in_order(lattice_from(self.start_preference, len(self.objectives), room))
 
     def more_preferences(self, preferences: np.ndarray, count: int) -> np.ndarray:
         """Preferences `[k, m]` of a front, and behind them what a finer lattice of at most so many in all has more."""
-        start = self.start_preference
-        extra = int(start is not None and not _among(lattice(len(self.objectives), count), start))
-        finer = with_finer_lattice(preferences[extra:], count - extra)[len(preferences) - extra :]
-        if start is not None:
-            finer = np.array([weights for weights in finer if not np.array_equal(weights, start)]).reshape(-1, len(start))
-        return np.concatenate([preferences, self.in_order(finer)])
+        finer = with_finer_lattice(preferences, count, self.start_preference)
+        return np.concatenate([preferences, self.in_order(finer[len(preferences) :])])
 
     @property
     def name(self) -> str:
@@ -263,8 +253,3 @@ class FrontPlan:
             neighbour = self._neighbour(preferences, k)
             return None if neighbour is None else names[neighbour]
         return self.warm_start if self.warm_start.startswith(arms.EXPERT) else None
-
-
-def _among(preferences: np.ndarray, one: np.ndarray) -> bool:
-    """Whether a preference `[m]` is one of several `[k, m]`."""
-    return any(np.array_equal(weights, one) for weights in preferences)

@@ -41,10 +41,32 @@ def on_simplex(weights: ArrayLike) -> np.ndarray:
     return np.array(_vector(_above_floor(given / given.sum())))
 
 
-def with_finer_lattice(preferences: ArrayLike, points: int) -> np.ndarray:
-    """Preferences `[k, m]`; behind them what the finest lattice of at most so many points has more, if it has all of them."""
+def lattice_from(start: np.ndarray | None, m: int, points: int) -> np.ndarray:
+    """The finest lattice that has at most so many preferences, counting one `[m]` that comes first, of it or beside it.
+
+    Args:
+        start: The one that comes first; a lattice alone if None.
+        m: Objectives, at least 2.
+        points: How many, at least m, and one more where there is a start beside it.
+    """
+    even = lattice(m, points)
+    if start is None:
+        return even
+    if _vector(start) not in set(map(_vector, even)):
+        even = lattice(m, points - 1)
+    return np.array([start, *(weights for weights in even if _vector(weights) != _vector(start))])
+
+
+def with_finer_lattice(preferences: ArrayLike, points: int, start: np.ndarray | None = None) -> np.ndarray:
+    """Preferences `[k, m]`; behind them what the finest lattice of at most so many points has more, if it has all of them.
+
+    Args:
+        preferences: Those that there are.
+        points: How many there may be in all.
+        start: See `lattice_from`.
+    """
     known = np.asarray(preferences, dtype=float)
-    finer = lattice(known.shape[1], points)
+    finer = lattice_from(start, known.shape[1], points)
     vectors = set(map(_vector, known))
     nested = vectors <= set(map(_vector, finer))
     return np.concatenate([known, *(weights[None] for weights in finer if nested and _vector(weights) not in vectors)])
