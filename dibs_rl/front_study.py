@@ -13,7 +13,7 @@ import numpy as np
 from dibs_rl import arms, conditions
 from dibs_rl import study as studies
 from dibs_rl.by_objective import parse_preference, preference_label, preference_vector
-from dibs_rl.combiners import make_combiner
+from dibs_rl.combiners import check_fading, make_combiner
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import load_yaml
 from dibs_rl.games import positive_weights
@@ -76,16 +76,19 @@ class FrontPlan:
                 f"Unknown --warm-start {self.warm_start!r}.{hint} There is {', '.join(starts)}, or a preference, as "
                 f"{','.join(f'{name}=1' for name in self.objectives)}."
             )
-        taken = sorted(_SAID_BY_THE_FRONT & (self.settings or {}).keys())
-        if taken:
-            raise UserError(f"A front says itself what {', '.join(taken)} is; leave it out of --settings.")
         if self.arm == arms.EXPERTS or arms.is_reference(self.arm):
             raise UserError(f"The arm {self.arm} takes no preference, and cannot trace a front.")
+        said = self.settings or {}
+        taken = sorted((_SAID_BY_THE_FRONT | self._own_settings.keys()) & said.keys())
+        if taken:
+            raise UserError(f"A front by {self.arm} says itself what {', '.join(taken)} is; leave it out of --settings.")
         if self.experts and "algo" in self._own_settings:
             raise UserError(f"The policies of {self.arm} are of another algorithm than experts, and cannot begin as one.")
         combiner = self._own_settings.get("combiner")
         if combiner:
-            make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
+            made = make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
+            if said.get("fading"):
+                check_fading(made)
 
     @property
     def start_preference(self) -> np.ndarray | None:

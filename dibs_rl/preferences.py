@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 
+from dibs_rl.errors import UserError
 from dibs_rl.metrics import nondominated, normalised
 from dibs_rl.simplex import lattice_size, simplex_lattice
 
@@ -35,10 +36,20 @@ def lattice(m: int, points: int) -> np.ndarray:
 
 
 def on_simplex(weights: ArrayLike) -> np.ndarray:
-    """Positive weights `[m]` as preferences are written here: their sum is 1, and none is below `FLOOR`."""
+    """Positive weights `[m]` as preferences are written here: their sum is 1, to four digits.
+
+    Raises:
+        UserError: If one of them is below `FLOOR`.
+    """
     given = np.asarray(weights, dtype=float)
     given = given / given.max()
-    return np.array(_vector(_above_floor(given / given.sum())))
+    found = given / given.sum()
+    if found.min() < FLOOR - 0.5 * 10**-_DIGITS:
+        raise UserError(
+            f"A front's preferences leave each objective at least {FLOOR} of the weight, and not {found.min():.2g}: "
+            f"at most {1 / FLOOR - (len(found) - 1):g} to 1 for one objective."
+        )
+    return np.array(_vector(_above_floor(found)))
 
 
 def lattice_from(start: np.ndarray | None, m: int, points: int) -> np.ndarray:

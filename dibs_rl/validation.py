@@ -37,10 +37,10 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
         UserError: If a key is unknown or a value is not as its field wants it.
     """
     cls = config_class(algo)
-    names = [field.name for field in dataclasses.fields(cls)]
+    names = _names(cls)
     for key in settings:
         if key not in names:
-            hint = did_you_mean(str(key), names)
+            hint = whose(algo, str(key)) or did_you_mean(str(key), names)
             raise UserError(f"Unknown key {key!r} in {source}.{hint} The keys are {', '.join(names)}.")
     plain = {**settings, **{key: by_objective_text(settings.get(key)) for key in BY_OBJECTIVE}}
     try:
@@ -50,12 +50,22 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
         raise UserError(f"{place[0]} in {source}: {what}.") from None
 
 
+def whose(algo: str, key: str) -> str:
+    """A sentence about a setting that other algorithms have and this one has not, a space before it; else empty."""
+    others = [other for other, cls in ALGORITHMS.items() if key in _names(cls)]
+    return f" It is a setting of {', '.join(others)}, not of {algo}." if others and algo not in others else ""
+
+
 def first_error(error: pydantic.ValidationError) -> tuple[list[str], str]:
     """The way to the first value that is wrong, by names of fields and numbers of entries, and what is wrong with it."""
     first = error.errors()[0]
     said = first["msg"].removeprefix("Value error, ")
     message = said[:1].lower() + said[1:]
     return [str(part) for part in first["loc"]], f"{message}; found {first['input']!r}"
+
+
+def _names(cls: type[RunConfig]) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
 
 
 @functools.cache

@@ -331,6 +331,8 @@ def mistakes(tmp_path):
     not_a_run.mkdir()
     unknown_key = tmp_path / "key.yaml"
     unknown_key.write_text("learning_rat: 1\n")
+    of_others = tmp_path / "others.yaml"
+    of_others.write_text("algo: sac\nenv: mo-hopper\nfading: true\n")
     bad_value = tmp_path / "value.yaml"
     bad_value.write_text("n_steps: 0\n")
     no_yaml = tmp_path / "no.yaml"
@@ -376,6 +378,11 @@ def mistakes(tmp_path):
         "not a run": (["train", "--resume", not_a_run], "not a run folder"),
         "evaluate not a run": (["evaluate", not_a_run], "not a run folder"),
         "no run": (["evaluate"], "error: Missing: PATH. 'dibs-rl evaluate --help'"),
+        "flag of another algorithm": (
+            ["train", "--env", "mo-hopper", "--algo", "sac", "--no-fading"],
+            "setting of ppo, a2c, sb3-ppo",
+        ),
+        "key of another algorithm": (["train", "--config", of_others], "It is a setting of ppo, a2c, sb3-ppo, not of sac."),
         "flag misspelt": (["train", "--stesp", "3"], "options: --stesp, 3. Did you mean --steps? 'dibs-rl train"),
         "evaluate nothing": (["evaluate", tmp_path / "none"], "none does not exist."),
         "nothing of a front": (["evaluate", tmp_path / "none", "--preference", "1,1"], "none does not exist."),

@@ -135,7 +135,7 @@ def test_a_warm_start_is_from_the_policy_of_a_preference(arm):
     assert plan.folder.name == f"{arm}-from-p0.1111-0.8889-energy-1e3"
 
 
-@pytest.mark.parametrize("how", ["forward=1,energy=8", "forward=1e308,energy=1e308", "forward=1e9,energy=1", "none"])
+@pytest.mark.parametrize("how", ["forward=1,energy=8", "forward=1e308,energy=1e308", "forward=99,energy=1", "none"])
 @pytest.mark.parametrize("count", range(3, 12))
 def test_a_lattice_grows_and_the_policy_that_others_begin_as_stays_its_first(how, count):
     plan = dataclasses.replace(CHEETAH, warm_start=how)
@@ -154,6 +154,7 @@ def test_a_lattice_grows_and_the_policy_that_others_begin_as_stays_its_first(how
     [
         ("forward=1,enrgy=8", 3, "A preference by name has a weight for each of forward, energy"),
         ("forward=1,energy=0", 3, "Preference weights are positive"),
+        ("forward=1,energy=1e3", 3, "leave each objective at least 0.01 of the weight, and not 0.001: at most 99 to 1"),
         ("forward=1,energy", 3, "reads like 3,1 or forward=3,energy=1"),
         ("forward=1,energy=8", 2, "--points is at least 3, the one that they begin as, and one for each of forward, energy"),
         ("none", 1, "--points is at least 2, one for each of forward, energy; found 1"),
@@ -202,7 +203,10 @@ def test_a_folder_knows_its_preferences_and_seeds(tmp_path):
         ({"arm": "mgda"}, "takes no preference"),
         ({"arm": "random"}, "takes no preference"),
         ({"arm": "experts"}, "takes no preference"),
-        ({"settings": {"preference": "1,2"}}, "A front says itself what preference is"),
+        ({"settings": {"preference": "1,2"}}, "A front by dibs says itself what preference is"),
+        ({"arm": "dibs-fading", "settings": {"fading": False}}, "A front by dibs-fading says itself what fading is"),
+        ({"arm": "sb3-ppo", "settings": {"algo": "ppo"}}, "A front by sb3-ppo says itself what algo is"),
+        ({"arm": "weighted-sum", "settings": {"fading": True}}, "take norm-sum, or leave fading out"),
         ({"objectives": ("forward",)}, "at least two objectives"),
         ({"arm": "sb3-ppo", "warm_start": "expert"}, "The policies of sb3-ppo are of another algorithm than experts"),
         ({"arm": "sb3-ppo", "warm_start": "expert-energy"}, "The policies of sb3-ppo are of another algorithm"),
@@ -359,6 +363,17 @@ def test_a_picture_for_any_number_of_objectives(m, panels, seeds):
     said = [text.get_text() for text in legend.get_texts()]
     assert said[-2:] == ["nondominated", "dominated"]
     assert ("seed 2" in said) == (seeds == 3)
+
+
+def test_a_ring_is_around_the_policy_that_others_began_as():
+    returns = np.array([[1.0, 2.0], [2.0, 1.0]])
+    groups = {
+        "seed 0": FrontPoints(returns, np.array([True, True]), np.array([False, True])),
+        "seed 1": FrontPoints(returns + 5, np.array([True, True]), np.array([True, False])),
+    }
+    (panel,) = (axis for axis in front_figure("a front", {"x": "1", "y": "1"}, groups).axes if axis.get_visible())
+    rings = [line.get_xydata().tolist() for line in panel.lines if line.get_markerfacecolor() == "none"]
+    assert rings == [[[2.0, 1.0]], [[6.0, 7.0]]]
 
 
 def test_colours_say_which_preferences_led_where():

@@ -58,7 +58,8 @@ class FrontConfig:
     gamma: float | None = None
     """Discount of the returns that the front is made of; that of fronts.yaml if not given, else the training's."""
     out: Path | None = None
-    """The front's folder; runs/fronts/<env>/<arm> if not given."""
+    """The front's folder; runs/fronts/<env>/<arm> if not given, with -from-... behind the arm where there is a warm start, and
+    the transform."""
     trainings: Trainings = field(default_factory=TrainingFlags)
     """What all of them have in common."""
 

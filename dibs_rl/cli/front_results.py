@@ -44,7 +44,8 @@ def conclude(plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence
     summary = _summary(plan, root, measure, policies, steps)
     write_front(root, policies)
     write_json(root / "front.json", summary)
-    write_picture(root / "front.png", plan.name, plan.env, summary["gamma"], _groups(policies))
+    heading, start = plan.name.replace(" from ", "\nfrom "), plan.start_preference
+    write_picture(root / "front.png", heading, plan.env, summary["gamma"], _groups(policies), start)
     _print(plan, root, summary)
 
 
@@ -105,7 +106,14 @@ def measures(policies: Sequence[FrontPolicy], reference: Mapping[str, float]) ->
     return {**front_measures(points(policies), list(reference.values())), "weight_control": control}
 
 
-def write_picture(file: Path, heading: str, env: str, gamma: float, groups: Mapping[str, Sequence[FrontPolicy]]) -> None:
+def write_picture(
+    file: Path,
+    heading: str,
+    env: str,
+    gamma: float,
+    groups: Mapping[str, Sequence[FrontPolicy]],
+    start: np.ndarray | None = None,
+) -> None:
     """Draws policies; pale are those that are not marked as nondominated.
 
     Args:
@@ -114,13 +122,19 @@ def write_picture(file: Path, heading: str, env: str, gamma: float, groups: Mapp
         env: Environment id.
         gamma: Discount of the returns.
         groups: Policies of one environment by label, a colour for each.
+        start: Preference `[m]` of the policy that the others have begun as; None for none.
     """
     base, names = base_and_transform(env)[0], next(iter(groups.values()))[0].discounted
-    drawn = {label: FrontPoints(points(own), np.array([one.nondominated for one in own])) for label, own in groups.items()}
+    drawn = {label: _drawn(own, start) for label, own in groups.items()}
     discount = f"discounted by {gamma:g}" if gamma < 1 else "undiscounted"
     title = f"{heading}\nreturn of an episode, {discount}"
     with atomic_write(file) as stream:
         stream.write(png(front_figure(title, {name: return_unit(base, name) for name in names}, drawn)))
+
+
+def _drawn(policies: Sequence[FrontPolicy], start: np.ndarray | None) -> FrontPoints:
+    begun = None if start is None else np.array([list(one.preference.values()) == start.tolist() for one in policies])
+    return FrontPoints(points(policies), np.array([one.nondominated for one in policies]), begun)
 
 
 def _print(plan: FrontPlan, root: Path, summary: dict[str, Any]) -> None:

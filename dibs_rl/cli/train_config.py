@@ -11,7 +11,7 @@ from dibs_rl.errors import UserError
 from dibs_rl.files import load_yaml
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.shipped import shipped_file
-from dibs_rl.validation import config_class, validated
+from dibs_rl.validation import config_class, validated, whose
 
 _MAY_CHANGE = {"steps", "device", "workers", "threads", "checkpoint_every", "eval_episodes", "resume", "save_replay_buffer"}
 
@@ -26,6 +26,7 @@ def read_config(arguments: list[str]) -> RunConfig:
     if resume is not None:
         return _changed_config(RunFolder.open(Path(resume)).config(), arguments)
     defaults = _defaults(arguments)
+    _refuse_settings_of_others(defaults.algo, arguments)
     config = parse(type(defaults), arguments, "train", defaults)
     name, config.env = config.env, resolve_id(config.env)
     if name != config.env and os.environ.get("RANK", "0") == "0":
@@ -40,6 +41,16 @@ def _changed_config(saved: RunConfig, arguments: list[str]) -> RunConfig:
     if fixed:
         raise UserError(f"A resumed run keeps its {', '.join(fixed)}; it may change {', '.join(sorted(_MAY_CHANGE))}.")
     return config
+
+
+def _refuse_settings_of_others(algo: str, arguments: list[str]) -> None:
+    """Raises a UserError if a flag is of another algorithm: that it is unknown would not say what to do."""
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        name = flag.removeprefix("--").replace("-", "_")
+        hint = whose(algo, name.removeprefix("no_")) if flag.startswith("--") else ""
+        if hint:
+            raise UserError(f"Unknown flag {flag}.{hint}")
 
 
 def _defaults(arguments: list[str]) -> RunConfig:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,7 @@ from dibs_rl.reporting.palette import Look, looks
 
 _PALE = 0.25
 _MOST_IN_PLANES = 3  # objectives
+_RING: dict[str, Any] = {"marker": "o", "color": GREY, "markersize": 9, "markerfacecolor": "none"}
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,12 @@ class FrontPoints:
     Attributes:
         returns: `[k, m]`.
         nondominated: Which of them no other one of their front dominates, `[k]` bool.
+        begun_as: Which of them others have begun as, `[k]` bool; None for nobody.
     """
 
     returns: np.ndarray
     nondominated: np.ndarray
+    begun_as: np.ndarray | None = None
 
 
 def front_figure(title: str, axes: Mapping[str, str], groups: Mapping[str, FrontPoints]) -> Figure:
@@ -56,6 +60,8 @@ def front_figure(title: str, axes: Mapping[str, str], groups: Mapping[str, Front
 def _keys(by_label: Mapping[str, Look], groups: Mapping[str, FrontPoints]) -> dict[str, Line2D]:
     many = len(by_label) > 1
     keys = {label: _key(look.colour, look.marker) for label, look in by_label.items()} if many else {}
+    if any(group.begun_as is not None for group in groups.values()):
+        keys["where the others began"] = Line2D([], [], linestyle="none", **_RING)
     if all(group.nondominated.all() for group in groups.values()):
         return keys
     first = next(iter(by_label.values()))
@@ -72,6 +78,9 @@ def _draw_plane(panel: Axes, group: FrontPoints, pair: Sequence[int], look: Look
     for chosen, alpha in ((~group.nondominated, _PALE), (group.nondominated, 1.0)):
         x, y = group.returns[chosen][:, list(pair)].T
         panel.plot(x, y, color=look.colour, linestyle="none", marker=look.marker, markersize=5, alpha=alpha)
+    if group.begun_as is not None:
+        x, y = group.returns[group.begun_as][:, list(pair)].T
+        panel.plot(x, y, linestyle="none", **_RING)
     if is_whole:
         edge = front(group.returns)
         x, y = edge[np.argsort(edge[:, 0])].T
