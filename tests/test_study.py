@@ -155,7 +155,7 @@ def test_arms_differ_in_their_own_settings_only():
     cheetah = [to_plain(job.config) for job in found if job.env == "mo-halfcheetah-v5"]
     differ = {key for key in cheetah[0] if len({str(settings[key]) for settings in cheetah}) > 1}
     assert differ == {"algo", "combiner", "bargaining_steps"}
-    assert cheetah[0]["ent_coef"] == 0.02  # as shipped
+    assert cheetah[0]["log_std_init"] == -1  # as shipped
     assert cheetah[0]["seed"] == 3
 
 
@@ -234,7 +234,7 @@ def test_the_badly_scaled_suite_and_reward_terms_in_a_study(tmp_path):
     _, found = read_jobs(flags)
     configs = [read_config(train_flags(job, tmp_path)) for job in found]
     assert [job.env for job in found] == ["mo-halfcheetah-badscale-v5", "HalfCheetah-v5"]
-    assert [(config.ent_coef, config.workers) for config in configs] == [(0.02, 1), (0.0, 0)]
+    assert [(config.log_std_init, config.workers) for config in configs] == [(-1, 1), (0, 0)]
     assert [config.reward_terms for config in configs] == ["", "forward=reward_forward,energy=reward_ctrl"]
     for job, config in zip(found, configs, strict=True):
         assert {**to_plain(config), "threads": 2, "workers": 0} == to_plain(job.config)
