@@ -215,7 +215,7 @@ class Bench:
                 self.over = time.monotonic() > until
 
         watch = Goal()
-        with self.learner(ROBOTS[0], way, worlds, ent_coef=0.02) as model:  # as in its shipped configuration
+        with self.learner(ROBOTS[0], way, worlds, ent_coef=0.02) as model:  # as was shipped when this was first measured
             model.learn(10**12, callback=watch)
         seconds, reached = time.monotonic() - start, "yes" if watch.reached else "not in this time"
         return [way, worlds, goal, seconds, model.num_timesteps, reached]

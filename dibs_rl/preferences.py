@@ -46,8 +46,8 @@ def on_simplex(weights: ArrayLike) -> np.ndarray:
     found = given / given.sum()
     if found.min() < FLOOR - 0.5 * 10**-_DIGITS:
         raise UserError(
-            f"A front's preferences leave each objective at least {FLOOR} of the weight, and not {found.min():.2g}: "
-            f"at most {1 / FLOOR - (len(found) - 1):g} to 1 for one objective."
+            f"A front's preferences leave each objective at least {FLOOR} of the weight, and not {found.min():.3g}: take a "
+            "larger weight for the least."
         )
     return np.array(_vector(_above_floor(found)))
 

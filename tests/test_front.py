@@ -154,7 +154,7 @@ def test_a_lattice_grows_and_the_policy_that_others_begin_as_stays_its_first(how
     [
         ("forward=1,enrgy=8", 3, "A preference by name has a weight for each of forward, energy"),
         ("forward=1,energy=0", 3, "Preference weights are positive"),
-        ("forward=1,energy=1e3", 3, "leave each objective at least 0.01 of the weight, and not 0.001: at most 99 to 1"),
+        ("forward=1,energy=1e3", 3, "leave each objective at least 0.01 of the weight, and not 0.000999: take a larger"),
         ("forward=1,energy", 3, "reads like 3,1 or forward=3,energy=1"),
         ("forward=1,energy=8", 2, "--points is at least 3, the one that they begin as, and one for each of forward, energy"),
         ("none", 1, "--points is at least 2, one for each of forward, energy; found 1"),
@@ -365,15 +365,22 @@ def test_a_picture_for_any_number_of_objectives(m, panels, seeds):
     assert ("seed 2" in said) == (seeds == 3)
 
 
-def test_a_ring_is_around_the_policy_that_others_began_as():
-    returns = np.array([[1.0, 2.0], [2.0, 1.0]])
-    groups = {
-        "seed 0": FrontPoints(returns, np.array([True, True]), np.array([False, True])),
-        "seed 1": FrontPoints(returns + 5, np.array([True, True]), np.array([True, False])),
-    }
-    (panel,) = (axis for axis in front_figure("a front", {"x": "1", "y": "1"}, groups).axes if axis.get_visible())
-    rings = [line.get_xydata().tolist() for line in panel.lines if line.get_markerfacecolor() == "none"]
-    assert rings == [[[2.0, 1.0]], [[6.0, 7.0]]]
+@pytest.mark.parametrize(("m", "panels"), [(2, 1), (3, 3), (4, 0)])
+def test_a_ring_is_around_the_policy_that_others_began_as(m, panels):
+    """In each plane, and named below; where there are no planes there is neither ring nor name."""
+    names = tuple("abcd"[:m])
+    plan = FrontPlan("an-env", names, warm_start=",".join(f"{name}=1" for name in names))
+    start = plan.first_preferences(m + 1, 0)[0]
+    rows = [start, *np.eye(m)]
+    group = [
+        FrontPolicy(dict(zip(names, row.tolist(), strict=True)), 0, {}, dict(zip(names, row.tolist(), strict=True)), "", True)
+        for row in rows
+    ]
+    figure = front_figure("a front", dict.fromkeys(names, "1"), {"seed 0": front_results._drawn(group, plan.start_preference)})
+    rings = [line for axis in figure.axes for line in axis.lines if line.get_markerfacecolor() == "none"]
+    assert [line.get_xydata().tolist() for line in rings] == [[[pytest.approx(1 / m, abs=1e-4)] * 2]] * panels
+    said = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert said == ["where the others began", "nondominated"][: 2 * bool(panels)]
 
 
 def test_colours_say_which_preferences_led_where():

@@ -13,8 +13,10 @@ from real_jobs import InThisProcess, command, learning, start, wait_for
 
 from dibs_rl.agents import DiBSPPO
 from dibs_rl.cli import front as front_command
+from dibs_rl.cli import front_results
 from dibs_rl.metrics import expected_utility, hypervolume, nondominated, sparsity
 from dibs_rl.preferences import refined
+from dibs_rl.reporting.front_picture import front_figure
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.yardstick import Yardstick
 
@@ -182,8 +184,10 @@ def test_a_finer_lattice_of_neighbours(front, tmp_path):
     assert front(*asked, "--points", 4)[2] == ["dibs-p0.3367-0.6633", "dibs-p0.6633-0.3367"]
 
 
-def test_all_policies_begin_as_that_of_a_preference(front, tmp_path):
+def test_all_policies_begin_as_that_of_a_preference(front, tmp_path, monkeypatch):
     """They wait for it; with more points there are more of them, and what is at stake goes along with the networks."""
+    drawn = []
+    monkeypatch.setattr(front_results, "front_figure", lambda *args: drawn.append(args) or front_figure(*args))
     asked = ("--arm", "dibs-fading", "--refine", 0, "--warm-start", "treasure=1,time=3")
     first, ends = "dibs-fading-p0.25-0.75", ["dibs-fading-p0.01-0.99", "dibs-fading-p0.99-0.01"]
     assert front(*asked, "--points", 3, launcher=lambda root: InThisProcess(root, broken=(first,)))[::2] == (1, [first])
@@ -196,6 +200,10 @@ def test_all_policies_begin_as_that_of_a_preference(front, tmp_path):
         assert facts["started_from"] == str(runs / "dibs-fading-p0.25-0.75/seed0/model.zip")
         assert DiBSPPO.load(runs / arm / "seed0/model.zip")._stake_history.rollouts.max() == 2  # the first one's, and its own
     assert len(rows(tmp_path)) == 4
+    (title, _, groups) = drawn[-1]
+    assert title.startswith(f"front of {ENV} by dibs-fading\nfrom p0.25-0.75\n")
+    assert groups["seed 0"].begun_as.tolist() == [row["preference/treasure"] == "0.25" for row in rows(tmp_path)]
+    assert groups["seed 0"].begun_as.sum() == 1
 
 
 def test_a_chain_waits_for_the_neighbour_that_failed(front, tmp_path):

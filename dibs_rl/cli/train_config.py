@@ -26,8 +26,7 @@ def read_config(arguments: list[str]) -> RunConfig:
     if resume is not None:
         return _changed_config(RunFolder.open(Path(resume)).config(), arguments)
     defaults = _defaults(arguments)
-    _refuse_settings_of_others(defaults.algo, arguments)
-    config = parse(type(defaults), arguments, "train", defaults)
+    config = _parse(defaults, arguments)
     name, config.env = config.env, resolve_id(config.env)
     if name != config.env and os.environ.get("RANK", "0") == "0":
         print_line(f"{name} is {config.env}, the newest version.")
@@ -35,7 +34,7 @@ def read_config(arguments: list[str]) -> RunConfig:
 
 
 def _changed_config(saved: RunConfig, arguments: list[str]) -> RunConfig:
-    config = parse(type(saved), arguments, "train", saved)
+    config = _parse(saved, arguments)
     changed = [f.name for f in dataclasses.fields(saved) if getattr(saved, f.name) != getattr(config, f.name)]
     fixed = [name for name in changed if name not in _MAY_CHANGE]
     if fixed:
@@ -43,14 +42,20 @@ def _changed_config(saved: RunConfig, arguments: list[str]) -> RunConfig:
     return config
 
 
-def _refuse_settings_of_others(algo: str, arguments: list[str]) -> None:
-    """Raises a UserError if a flag is of another algorithm: that it is unknown would not say what to do."""
-    for argument in arguments:
-        flag = argument.partition("=")[0]
-        name = flag.removeprefix("--").replace("-", "_")
-        hint = whose(algo, name.removeprefix("no_")) if flag.startswith("--") else ""
-        if hint:
-            raise UserError(f"Unknown flag {flag}.{hint}")
+def _parse(defaults: RunConfig, arguments: list[str]) -> RunConfig:
+    """The flags over other settings; of one that another algorithm has, "unknown" would not say what to do.
+
+    Raises:
+        UserError: If a flag is another algorithm's, or anything is wrong with it.
+    """
+    try:
+        return parse(type(defaults), arguments, "train", defaults)
+    except UserError:
+        for flag in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
+            hint = whose(defaults.algo, flag.removeprefix("--").removeprefix("no-").replace("-", "_"))
+            if hint:
+                raise UserError(f"Unknown flag {flag}.{hint}") from None
+        raise
 
 
 def _defaults(arguments: list[str]) -> RunConfig:

@@ -27,7 +27,7 @@ class FrontPoints:
     Attributes:
         returns: `[k, m]`.
         nondominated: Which of them no other one of their front dominates, `[k]` bool.
-        begun_as: Which of them others have begun as, `[k]` bool; None for nobody.
+        begun_as: Which of them others have begun as, `[k]` bool; None where there is no such policy.
     """
 
     returns: np.ndarray
@@ -46,7 +46,9 @@ def front_figure(title: str, axes: Mapping[str, str], groups: Mapping[str, Front
     by_label, m = looks(groups), len(axes)
     pairs = list(itertools.combinations(range(m), 2)) if m <= _MOST_IN_PLANES else []
     with matplotlib.rc_context(STYLE):
-        figure, panels = panel_grid(title, max(len(pairs), 1), 3, _keys(by_label, groups), ticks=0 if pairs else m)
+        figure, panels = panel_grid(
+            title, max(len(pairs), 1), 3, _keys(by_label, groups, rings=bool(pairs)), ticks=0 if pairs else m
+        )
         for panel, pair in zip(panels, pairs, strict=False):
             for label, group in groups.items():
                 _draw_plane(panel, group, pair, by_label[label], is_whole=m == 2)
@@ -57,16 +59,17 @@ def front_figure(title: str, axes: Mapping[str, str], groups: Mapping[str, Front
     return figure
 
 
-def _keys(by_label: Mapping[str, Look], groups: Mapping[str, FrontPoints]) -> dict[str, Line2D]:
+def _keys(by_label: Mapping[str, Look], groups: Mapping[str, FrontPoints], *, rings: bool) -> dict[str, Line2D]:
     many = len(by_label) > 1
     keys = {label: _key(look.colour, look.marker) for label, look in by_label.items()} if many else {}
-    if any(group.begun_as is not None for group in groups.values()):
-        keys["where the others began"] = Line2D([], [], linestyle="none", **_RING)
-    if all(group.nondominated.all() for group in groups.values()):
-        return keys
     first = next(iter(by_label.values()))
     colour, marker = (GREY, "o") if many else (first.colour, first.marker)
-    return {**keys, "nondominated": _key(colour, marker), "dominated": _key(colour, marker, alpha=_PALE)}
+    marked = {"nondominated": _key(colour, marker)}
+    if rings and any(group.begun_as is not None for group in groups.values()):
+        keys |= {"where the others began": Line2D([], [], linestyle="none", **_RING), **marked}
+    if not all(group.nondominated.all() for group in groups.values()):
+        keys |= {**marked, "dominated": _key(colour, marker, alpha=_PALE)}
+    return keys
 
 
 def _key(colour: str, marker: str, alpha: float = 1.0) -> Line2D:
