@@ -13,7 +13,7 @@ import numpy as np
 from dibs_rl import arms, conditions
 from dibs_rl import study as studies
 from dibs_rl.by_objective import parse_preference, preference_label, preference_vector
-from dibs_rl.combiners import check_fading, make_combiner
+from dibs_rl.combiners import make_combiner
 from dibs_rl.errors import UserError, did_you_mean
 from dibs_rl.files import load_yaml
 from dibs_rl.games import positive_weights
@@ -86,9 +86,8 @@ class FrontPlan:
             raise UserError(f"The policies of {self.arm} are of another algorithm than experts, and cannot begin as one.")
         combiner = self._own_settings.get("combiner")
         if combiner:
-            made = make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
-            if said.get("fading"):
-                check_fading(made)
+            make_combiner(combiner, preference=[1.0] * len(self.objectives), objectives=self.objectives)
+        arms.expand({self.arm: said}, self.objectives)  # refuses what its combiner cannot do with these settings
 
     @property
     def start_preference(self) -> np.ndarray | None:
