@@ -64,6 +64,26 @@ def test_at_its_first_step_it_is_the_other_run(algo, tmp_path):
     assert found == expected
 
 
+@pytest.mark.parametrize("algo", ["ppo", "a2c", "sb3-ppo"])
+def test_its_noise_can_begin_anew(algo, tmp_path):
+    """With the noise that is asked for and the other run's networks; none is asked for where nothing can be set."""
+    flags = ["mo-mountaincarcontinuous-v0" if flag == "deep-sea-treasure-v0" else flag for flag in RUNS[algo]]
+    first = train(tmp_path / "first", flags, steps=64)
+    begun = train(tmp_path / "begun", flags, "--start-from", first, "--start-log-std=-2.5", steps=0)
+    found, expected = tensors(begun / "model.zip"), tensors(first / "model.zip")
+    assert_equal(found, expected, but=["log_std"])
+    assert found["log_std"].tolist() == [-2.5] * len(expected["log_std"])
+    assert not torch.equal(found["log_std"], expected["log_std"])
+
+
+def test_no_noise_to_begin_anew_with(start, tmp_path):
+    """Discrete actions have none of their own, and a training that begins with nothing has that of the policy's start."""
+    begun = train(tmp_path / "begun", TREASURE, "--start-from", start, "--start-log-std=-2.5", steps=0)
+    assert_equal(tensors(begun / "model.zip"), tensors(start / "model.zip"))
+    scratch = train(tmp_path / "scratch", ["--env", "mo-mountaincarcontinuous-v0", *QUICK], "--start-log-std=-2.5", steps=0)
+    assert tensors(scratch / "model.zip")["log_std"].tolist() == [0.0]
+
+
 def test_random_numbers_are_those_of_its_own_seed(start, tmp_path):
     """What is drawn does not depend on what the other run has drawn: the same seed gives the same training."""
     once, again = (train(tmp_path / name, TREASURE, "--start-from", start, steps=128) for name in ("once", "again"))

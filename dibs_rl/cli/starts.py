@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from dibs_rl.cli.model import Learner, build_model, load_model
-from dibs_rl.config import OF_TASK, RunConfig
+from dibs_rl.config import OF_TASK, OnPolicyConfig, RunConfig
 from dibs_rl.envs.scaling import ObjectiveTransform, parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.run_folder import RunFolder
@@ -32,7 +34,16 @@ def new_model(config: RunConfig, env: VectorRewardVecEnv, device: str) -> Learne
         model.start_from(start, factors)
     except UserError as error:
         raise UserError(f"Cannot start from {folder.path}. {error}") from None
+    if isinstance(config, OnPolicyConfig) and config.start_log_std is not None:
+        _set_noise(model, config.start_log_std)
     return model
+
+
+def _set_noise(model: Learner, log_std: float) -> None:
+    """Gives a policy that has learnt noise to learn with again; what it has left is too little to change it."""
+    noise = getattr(model.policy, "log_std", None)
+    if isinstance(noise, Tensor):  # of continuous actions; all others' noise is what the networks say
+        nn.init.constant_(noise, log_std)
 
 
 def start_facts(config: RunConfig) -> dict[str, Any]:
