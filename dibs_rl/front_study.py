@@ -22,7 +22,8 @@ from dibs_rl.study import Job, Study
 
 DEFAULT_ARM = "dibs"
 """What traces a front unless something else is said."""
-_NOTHING, _FAVOURED, _NEIGHBOUR = "none", "expert", "neighbour-"  # and the expert of an objective, by the name of its arm
+_NOTHING, _EQUAL = "none", "equal"
+_FAVOURED, _NEIGHBOUR = "expert", "neighbour-"  # and the expert of an objective, by the name of its arm
 _FRONT = "front of "  # what its study is called
 _SAID_BY_THE_FRONT = {"preference", "combiner", "anchors", "start_from", "eval_gamma"}
 _DIGITS = 9  # of a distance between preferences: which of two is nearer is not to depend on rounding
@@ -51,7 +52,8 @@ class FrontPlan:
             one of equals); whatever the preference is, that of one objective, `expert-OBJECTIVE`; or, `neighbour-OBJECTIVE`,
             the policy with the nearest preference before it among those with no less weight on that objective: from the one
             that favours it most, each goes on where one that favours it a little more has ended; or, where it is a preference
-            by name, the policy of that preference, a point of the front that is trained first with each seed.
+            by name, or `equal` for equal weights, the policy of that preference, a point of the front that is trained first
+            with each seed.
 
     Raises:
         UserError: If the arm is unknown or takes no preference, a setting is the front's own to make, or there is no such
@@ -69,7 +71,8 @@ class FrontPlan:
     def __post_init__(self) -> None:
         if len(self.objectives) < 2:
             raise UserError(f"A front needs at least two objectives; {self.env} has {', '.join(self.objectives)}.")
-        starts = [_NOTHING, _FAVOURED, *(kind + name for kind in (arms.EXPERT, _NEIGHBOUR) for name in self.objectives)]
+        of_one = [kind + name for kind in (arms.EXPERT, _NEIGHBOUR) for name in self.objectives]
+        starts = [_NOTHING, _EQUAL, _FAVOURED, *of_one]
         if self.warm_start not in starts and self.start_preference is None:
             hint = did_you_mean(self.warm_start, starts)
             raise UserError(
@@ -91,11 +94,13 @@ class FrontPlan:
 
     @property
     def start_preference(self) -> np.ndarray | None:
-        """The preference `[m]` of the policy that all others begin as; None unless `warm_start` is a preference.
+        """The preference `[m]` of the policy that all others begin as; None unless `warm_start` is a preference, or `equal`.
 
         Raises:
             UserError: If it is not a preference.
         """
+        if self.warm_start == _EQUAL:
+            return self._equal
         if "=" not in self.warm_start:
             return None
         weights = preference_vector(parse_preference(self.warm_start), self.objectives)
@@ -212,9 +217,15 @@ class FrontPlan:
     def _begun(self) -> list[str]:
         """What the policies have begun as, in words that name folders: nothing for `none`, several for `expert`."""
         if self.start_preference is not None:
-            return ["from", preference_label(self.start_preference.tolist())]
+            is_equal = np.array_equal(self.start_preference, self._equal)
+            return ["from", _EQUAL if is_equal else preference_label(self.start_preference.tolist())]
         words = {_NOTHING: [], _FAVOURED: ["from", "experts"]}
         return words.get(self.warm_start, ["from", self.warm_start])
+
+    @property
+    def _equal(self) -> np.ndarray:
+        """Equal weights `[m]`."""
+        return on_simplex(np.ones(len(self.objectives)))
 
     @property
     def _own_settings(self) -> dict[str, Any]:

@@ -135,12 +135,25 @@ def test_a_warm_start_is_from_the_policy_of_a_preference(arm):
     assert plan.folder.name == f"{arm}-from-p0.1111-0.8889-energy-1e3"
 
 
-@pytest.mark.parametrize("how", ["forward=1,energy=8", "forward=1e308,energy=1e308", "forward=99,energy=1", "none"])
+@pytest.mark.parametrize("how", ["equal", "forward=2,energy=2"])
+def test_equal_weights_have_a_name(how):
+    """Of whatever size they are: the same preferences, in the same folder."""
+    plan = dataclasses.replace(CHEETAH, warm_start=how)
+    assert plan.first_preferences(3, 0).tolist() == [[0.5, 0.5], [0.01, 0.99], [0.99, 0.01]]
+    assert plan.folder.name == "dibs-from-equal"
+    assert plan.name == "front of mo-halfcheetah-v5 by dibs from equal"
+    three = FrontPlan("mo-hopper-v5", ("forward", "height", "energy"), warm_start=how.replace(",", ",height=2,"))
+    assert three.first_preferences(4, 0)[0].tolist() == pytest.approx([1 / 3] * 3, abs=1e-4)
+    assert three.folder.name == "dibs-from-equal"
+
+
+@pytest.mark.parametrize("how", ["forward=1,energy=8", "equal", "forward=1e308,energy=1e308", "forward=99,energy=1", "none"])
 @pytest.mark.parametrize("count", range(3, 12))
 def test_a_lattice_grows_and_the_policy_that_others_begin_as_stays_its_first(how, count):
     plan = dataclasses.replace(CHEETAH, warm_start=how)
     begun = plan.first_preferences(count, 0)
-    assert len(np.unique(begun, axis=0)) == len(begun) == count - (how == "forward=1e308,energy=1e308" and count % 2 == 0)
+    without_middle = how in ("equal", "forward=1e308,energy=1e308") and count % 2 == 0
+    assert len(np.unique(begun, axis=0)) == len(begun) == count - without_middle
     assert np.array_equal(plan.more_preferences(begun, count), begun)  # the same command again
     more = plan.more_preferences(begun, 101 - 1 + (how == "forward=1,energy=8"))
     assert np.array_equal(more[: len(begun)], begun)

@@ -49,7 +49,8 @@ class FrontConfig:
     """What each policy begins as: none; expert, that of the objective that its preference favours; expert-OBJECTIVE, that of
     one objective, whatever the preference is; or neighbour-OBJECTIVE, of those trained before it the policy of the nearest
     preference with no less weight on that objective (the trainings of a seed then wait for each other); or a preference by
-    name, forward=1,energy=8: that of this preference. Experts, and that one, are trained first, as points of the front."""
+    name, forward=1,energy=8, or equal for equal weights: that of this preference. Experts, and that one, are trained first,
+    as points of the front."""
     transform: str = ""
     """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
     ref_point: str = ""
