@@ -116,8 +116,8 @@ class OnPolicyConfig(RunConfig):
     """Largest norm of the policy's combined gradient, and, apart from it, of the critic's."""
     log_std_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Initial log standard deviation of continuous actions."""
-    start_log_std: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """The same for a training that begins with another run's networks (--start-from); none for what noise is left there."""
+    start_log_std: Annotated[float, Field(allow_inf_nan=False)] = -2.0
+    """Least log standard deviation that each continuous action begins with where the networks are another run's."""
     normalize_obs: bool = True
     """Centre and scale observations by their running statistics."""
 

@@ -65,23 +65,23 @@ def test_at_its_first_step_it_is_the_other_run(algo, tmp_path):
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c", "sb3-ppo"])
-def test_its_noise_can_begin_anew(algo, tmp_path):
-    """With the noise that is asked for and the other run's networks; none is asked for where nothing can be set."""
+def test_it_begins_with_noise_to_learn_with(algo, tmp_path):
+    """At least so much in each action, whatever the other run has left of it; the networks are that run's."""
     flags = ["mo-mountaincarcontinuous-v0" if flag == "deep-sea-treasure-v0" else flag for flag in RUNS[algo]]
-    first = train(tmp_path / "first", flags, steps=64)
-    begun = train(tmp_path / "begun", flags, "--start-from", first, "--start-log-std=-2.5", steps=0)
-    found, expected = tensors(begun / "model.zip"), tensors(first / "model.zip")
-    assert_equal(found, expected, but=["log_std"])
-    assert found["log_std"].tolist() == [-2.5] * len(expected["log_std"])
-    assert not torch.equal(found["log_std"], expected["log_std"])
+    first = train(tmp_path / "first", flags, "--log-std-init=-3", steps=64)
+    expected = tensors(first / "model.zip")
+    noise = expected["log_std"].item()
+    assert -3.1 < noise < -2.9
+    for flag, least in ([], -2.0), (["--start-log-std=-0.5"], -0.5), (["--start-log-std=-4"], noise):
+        begun = train(tmp_path / str(least), flags, "--start-from", first, *flag, steps=0)
+        found = tensors(begun / "model.zip")
+        assert found["log_std"].tolist() == [least]
+        assert_equal(found, expected, but=["log_std"])
 
 
-def test_no_noise_to_begin_anew_with(start, tmp_path):
-    """Discrete actions have none of their own, and a training that begins with nothing has that of the policy's start."""
-    begun = train(tmp_path / "begun", TREASURE, "--start-from", start, "--start-log-std=-2.5", steps=0)
-    assert_equal(tensors(begun / "model.zip"), tensors(start / "model.zip"))
-    scratch = train(tmp_path / "scratch", ["--env", "mo-mountaincarcontinuous-v0", *QUICK], "--start-log-std=-2.5", steps=0)
-    assert tensors(scratch / "model.zip")["log_std"].tolist() == [0.0]
+def test_a_training_from_scratch_has_the_noise_of_its_own_setting(tmp_path):
+    scratch = train(tmp_path / "scratch", ["--env", "mo-mountaincarcontinuous-v0", *QUICK], "--log-std-init=-3", steps=0)
+    assert tensors(scratch / "model.zip")["log_std"].tolist() == [-3.0]
 
 
 def test_random_numbers_are_those_of_its_own_seed(start, tmp_path):

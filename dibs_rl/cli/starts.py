@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dibs_rl.cli.model import Learner, build_model, load_model
 from dibs_rl.config import OF_TASK, OnPolicyConfig, RunConfig
@@ -34,16 +34,16 @@ def new_model(config: RunConfig, env: VectorRewardVecEnv, device: str) -> Learne
         model.start_from(start, factors)
     except UserError as error:
         raise UserError(f"Cannot start from {folder.path}. {error}") from None
-    if isinstance(config, OnPolicyConfig) and config.start_log_std is not None:
-        _set_noise(model, config.start_log_std)
+    if isinstance(config, OnPolicyConfig):
+        _raise_noise(model, config.start_log_std)
     return model
 
 
-def _set_noise(model: Learner, log_std: float) -> None:
-    """Gives a policy that has learnt noise to learn with again; what it has left is too little to change it."""
-    noise = getattr(model.policy, "log_std", None)
-    if isinstance(noise, Tensor):  # of continuous actions; all others' noise is what the networks say
-        nn.init.constant_(noise, log_std)
+def _raise_noise(model: Learner, least: float) -> None:
+    """Gives a policy that has learnt enough noise to learn with again: what it has left may find nothing else."""
+    log_std = getattr(model.policy, "log_std", None)
+    if isinstance(log_std, Tensor):  # of continuous actions; all others' noise is what the networks say
+        log_std.data.clamp_(min=least)
 
 
 def start_facts(config: RunConfig) -> dict[str, Any]:
