@@ -19,9 +19,9 @@ from dibs_rl.files import load_yaml
 from dibs_rl.games import positive_weights
 from dibs_rl.preferences import lattice_from, on_simplex, with_finer_lattice
 from dibs_rl.study import Job, Study
+from dibs_rl.yardstick import entry_of
 
-DEFAULT_ARM = "dibs"
-"""What traces a front unless something else is said."""
+_DEFAULT_ARM = "dibs"
 _NOTHING, _EQUAL = "none", "equal"
 _FAVOURED, _NEIGHBOUR = "expert", "neighbour-"  # and the expert of an objective, by the name of its arm
 _FRONT = "front of "  # what its study is called
@@ -35,6 +35,22 @@ def has_begun(path: Path) -> bool:
         return str(load_yaml(path / "study.yaml").get("name")).startswith(_FRONT)
     except UserError:  # there is none, or it cannot be read
         return False
+
+
+def recipe(env_id: str, arm: str | None, warm_start: str | None) -> tuple[str, str]:
+    """The arm that traces a front, and its warm start: what is given, else what the shipped table has measured to be better.
+
+    Its warm start is of its own arm: it is none for others.
+
+    Args:
+        env_id: Environment id.
+        arm: What is given.
+        warm_start: What is given.
+    """
+    entry = entry_of(env_id)
+    best = entry.get("arm", _DEFAULT_ARM)
+    arm = arm or best
+    return arm, warm_start or (entry.get("warm_start", _NOTHING) if arm == best else _NOTHING)
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ class FrontPlan:
 
     env: str
     objectives: tuple[str, ...]
-    arm: str = DEFAULT_ARM
+    arm: str = _DEFAULT_ARM
     settings: Mapping[str, Any] | None = None
     transform: str = ""
     seeds: tuple[int, ...] = (0,)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dibs_rl.by_objective import by_name
 from dibs_rl.errors import UserError
@@ -47,8 +48,7 @@ def yardstick(env_id: str, objectives: Sequence[str], reference: str = "", gamma
     """
     if gamma is not None and not 0 < gamma <= 1:
         raise UserError(f"The discount of a front's returns is above 0 and at most 1; found --gamma {gamma}.")
-    table = load_yaml(TABLE)
-    entry = table.get(env_id) or table.get(bare_name(env_id)) or {}
+    entry = entry_of(env_id)
     gamma = entry.get("gamma") if gamma is None else gamma
     if reference:
         return Yardstick(gamma, _by_objective(reference, objectives), _GIVEN)
@@ -56,6 +56,12 @@ def yardstick(env_id: str, objectives: Sequence[str], reference: str = "", gamma
     if found is None or set(found) != set(objectives):  # reward terms make others than those that the table is about
         return Yardstick(gamma, None, _LEAST)
     return Yardstick(gamma, {name: float(found[name]) for name in objectives}, f"from {TABLE.name}")
+
+
+def entry_of(env_id: str) -> dict[str, Any]:
+    """What the shipped table of fronts says of an environment; empty where it says nothing."""
+    table = load_yaml(TABLE)
+    return table.get(env_id) or table.get(bare_name(env_id)) or {}
 
 
 def _by_objective(text: str, objectives: Sequence[str]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from dibs_rl.envs import SPECS
 from dibs_rl.errors import UserError
 from dibs_rl.files import load_yaml
 from dibs_rl.front_folder import FrontPolicy, choose, flagged, front_file, points, read_front, read_policy, write_front
-from dibs_rl.front_study import FrontPlan
+from dibs_rl.front_study import FrontPlan, recipe
 from dibs_rl.preferences import lattice
 from dibs_rl.reporting.figures import png
 from dibs_rl.reporting.front_picture import FrontPoints, front_figure
@@ -237,12 +237,30 @@ def test_the_table_is_about_environments_that_there_are():
     known = {bare_name(env_id) for env_id in SPECS}
     for name, entry in load_yaml(TABLE).items():
         assert name in known
-        assert set(entry) == {"gamma", "reference"}
+        assert {"gamma", "reference"} <= set(entry) <= {"gamma", "reference", "arm", "warm_start"}
         specs = [spec for spec in SPECS.values() if bare_name(spec.id) == name]
         for spec in specs:
             found = yardstick(spec.id, spec.objectives)
             assert found.gamma == entry["gamma"]
             assert list(found.reference) == list(spec.objectives)
+            arm, start = recipe(spec.id, None, None)
+            FrontPlan(spec.id, spec.objectives, arm, warm_start=start)  # refuses what there is not
+
+
+@pytest.mark.parametrize(
+    ("env", "arm", "warm_start", "found"),
+    [
+        ("mo-halfcheetah-v5", None, None, ("dibs-fading", "equal")),
+        ("mo-halfcheetah-v5", "dibs-fading", None, ("dibs-fading", "equal")),
+        ("mo-halfcheetah-v5", None, "none", ("dibs-fading", "none")),
+        ("mo-halfcheetah-v5", "weighted-sum", None, ("weighted-sum", "none")),  # a start is measured with its arm alone
+        ("mo-halfcheetah-v5", "dibs", "expert", ("dibs", "expert")),
+        ("four-room-v0", None, None, ("dibs", "none")),
+        ("four-room-v0", None, "equal", ("dibs", "equal")),
+    ],
+)
+def test_what_traces_a_front_is_given_or_measured(env, arm, warm_start, found):
+    assert recipe(env, arm, warm_start) == found
 
 
 def test_published_measures_and_ones_own():

@@ -118,6 +118,20 @@ def test_a_front_from_its_lattice_to_its_measures(front, tmp_path):
     assert (code, len(started), len(set(started)), len(rows(tmp_path))) == (0, 2, 1, 10)
 
 
+def test_policies_begin_as_that_of_equal_weights(front, tmp_path):
+    code, said, started = front("--points", 3, "--seeds", 0, 1, "--warm-start", "equal")
+    assert code == 0
+    assert started == ["dibs-p0.5-0.5"] * 2 + ["dibs-p0.01-0.99", "dibs-p0.99-0.01"] * 2
+    assert f"front of {ENV} by dibs from equal in {tmp_path}" in said
+    for seed in (0, 1):
+        first = RunFolder(tmp_path / ENV / f"scale-1/dibs-p0.5-0.5/seed{seed}")
+        for arm in started[2:4]:
+            facts = yaml.safe_load((tmp_path / ENV / f"scale-1/{arm}/seed{seed}/config.yaml").read_text())["facts"]
+            assert facts["started_from"] == str(first.model_file)
+    assert json.loads((tmp_path / "front.json").read_text())["warm_start"] == "equal"
+    assert front("--points", 3, "--warm-start", "treasure=2,time=2")[2] == []  # the same one, by another name
+
+
 def test_the_experts_of_the_anchored_game_are_points_and_their_steps_count(front, tmp_path):
     measure = ["--gamma", 1, "--ref-point", "treasure=-1,time=-200"]
     code, said, started = front("--arm", "dibs-anchored", "--points", 2, *measure, steps=128)

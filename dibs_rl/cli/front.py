@@ -19,7 +19,7 @@ from dibs_rl.envs import base_and_transform, resolve_id
 from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import FrontPolicy, points, read_policy
-from dibs_rl.front_study import DEFAULT_ARM, FrontPlan
+from dibs_rl.front_study import FrontPlan, recipe
 from dibs_rl.preferences import refined
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
@@ -40,17 +40,17 @@ class FrontConfig:
     """Preferences, each a policy; at least one for each objective. Experts, where there are any, come on top."""
     refine: Fraction = 0.5
     """Share of the points that go where the front is sparse, once the others are there; 0 for a lattice alone."""
-    arm: str = DEFAULT_ARM
+    arm: str | None = None
     """What has the preferences: dibs, dibs-anchored, dibs-fading, norm-sum, norm-sum-fading, weighted-sum, sb3-ppo, or
-    a combiner with weights."""
+    a combiner with weights. That of fronts.yaml if not given, else dibs."""
     seeds: tuple[Seed, ...] = (0,)
     """Each preference is trained once with each; each seed has a front of its own."""
-    warm_start: str = "none"
+    warm_start: str | None = None
     """What each policy begins as: none; expert, that of the objective that its preference favours; expert-OBJECTIVE, that of
     one objective, whatever the preference is; or neighbour-OBJECTIVE, of those trained before it the policy of the nearest
     preference with no less weight on that objective (the trainings of a seed then wait for each other); or a preference by
     name, forward=1,energy=8, or equal for equal weights: that of this preference. Experts, and that one, are trained first,
-    as points of the front."""
+    as points of the front. If not given, that of fronts.yaml with the arm that stands there, and none with any other."""
     transform: str = ""
     """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
     ref_point: str = ""
@@ -94,7 +94,8 @@ def read_plan(flags: FrontConfig) -> FrontPlan:
     settings = flags.trainings.overrides
     objectives = objectives_of(env_id, settings)
     parse_transform(flags.transform, objectives)
-    return FrontPlan(env_id, objectives, flags.arm, settings, flags.transform, flags.seeds, flags.warm_start)
+    arm, start = recipe(base_and_transform(env_id)[0], flags.arm, flags.warm_start)
+    return FrontPlan(env_id, objectives, arm, settings, flags.transform, flags.seeds, start)
 
 
 @dataclass(frozen=True)
