@@ -11,9 +11,10 @@ of each policy's own training.
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dibs_rl.cli.front_results import measures, write_picture
 from dibs_rl.errors import UserError
@@ -70,7 +71,7 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True) 
                 raise UserError(f"{folder} has {name} {summary[name]}, and {folders[0]} {said[0][name]}: they do not compare.")
     names = list(said[0]["reference_point"])
     reference = (yardstick(said[0]["env"], names, ref_point).reference if ref_point else None) or said[0]["reference_point"]
-    labels = [summary["arm"] + (f", {summary['transform']}" if summary["transform"] else "") for summary in said]
+    labels = [_label(summary) for summary in said]
     again = Counter(labels)
     found = []
     for folder, summary, label in zip(folders, said, labels, strict=True):
@@ -88,6 +89,13 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True) 
             )
         )
     return found
+
+
+def _label(summary: Mapping[str, Any]) -> str:
+    """What sets a front apart from others of its environment: its arm, what the policies began as, the rewards' units."""
+    start, units = summary.get("warm_start", "none"), summary["transform"]  # the first fronts had no warm starts
+    begun = "" if start == "none" else f" from {start}"
+    return summary["arm"] + begun + (f", {units}" if units else "")
 
 
 def table(fronts: Sequence[Front]) -> str:

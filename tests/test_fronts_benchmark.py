@@ -69,6 +69,8 @@ def test_experts_can_be_left_out(script, tmp_path):
 def test_fronts_of_one_arm_are_told_apart(script, tmp_path, monkeypatch, capsys):
     folders = [write(tmp_path / name, "dibs", [9 * k, 10]) for k, name in enumerate(("cold", "warm"))]
     assert [row["front"] for row in rows(script, folders)] == ["dibs (cold)", "dibs (warm)"]
+    begun = [folders[0], write(tmp_path / "begun", "dibs", [7], warm_start="equal", transform="energy=2")]
+    assert [row["front"] for row in rows(script, begun)] == ["dibs", "dibs from equal, energy=2"]
     monkeypatch.setattr(sys, "argv", ["fronts.py", *map(str, folders), "--out", str(tmp_path / "fronts.png")])
     script.main()
     assert "dibs (warm)" in capsys.readouterr().out
