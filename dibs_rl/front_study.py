@@ -37,20 +37,26 @@ def has_begun(path: Path) -> bool:
         return False
 
 
-def recipe(env_id: str, arm: str | None, warm_start: str | None) -> tuple[str, str]:
-    """The arm that traces a front, and its warm start: what is given, else what the shipped table has measured to be better.
+def recipe(
+    env_id: str, objectives: Sequence[str], algo: str, arm: str | None = None, warm_start: str | None = None
+) -> tuple[str, str]:
+    """The arm that traces a front, and its warm start: what is given, else what the shipped table has for the environment.
 
-    Its warm start is of its own arm: it is none for others.
+    The table's is measured with PPO, on the environment's own objectives; its warm start, with its own arm. For all else it is
+    `dibs`, and no warm start.
 
     Args:
         env_id: Environment id.
+        objectives: Names of the objectives.
+        algo: What learns.
         arm: What is given.
         warm_start: What is given.
     """
     entry = entry_of(env_id)
-    best = entry.get("arm", _DEFAULT_ARM)
+    measured = entry if algo == "ppo" and set(entry.get("reference", ())) == set(objectives) else {}
+    best = measured.get("arm", _DEFAULT_ARM)
     arm = arm or best
-    return arm, warm_start or (entry.get("warm_start", _NOTHING) if arm == best else _NOTHING)
+    return arm, warm_start or (measured.get("warm_start", _NOTHING) if arm == best else _NOTHING)
 
 
 @dataclass(frozen=True)

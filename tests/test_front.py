@@ -243,7 +243,7 @@ def test_the_table_is_about_environments_that_there_are():
             found = yardstick(spec.id, spec.objectives)
             assert found.gamma == entry["gamma"]
             assert list(found.reference) == list(spec.objectives)
-            arm, start = recipe(spec.id, None, None)
+            arm, start = recipe(spec.id, spec.objectives, "ppo")
             FrontPlan(spec.id, spec.objectives, arm, warm_start=start)  # refuses what there is not
 
 
@@ -260,7 +260,12 @@ def test_the_table_is_about_environments_that_there_are():
     ],
 )
 def test_what_traces_a_front_is_given_or_measured(env, arm, warm_start, found):
-    assert recipe(env, arm, warm_start) == found
+    assert recipe(env, NAMES, "ppo", arm, warm_start) == found
+
+
+@pytest.mark.parametrize(("names", "algo"), [(NAMES, "sac"), (NAMES, "a2c"), (("forward", "height"), "ppo")])
+def test_what_is_measured_is_so_with_one_learner_and_the_environment_s_own_objectives(names, algo):
+    assert recipe("mo-halfcheetah-v5", names, algo) == ("dibs", "none")
 
 
 def test_published_measures_and_ones_own():

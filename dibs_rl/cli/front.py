@@ -94,7 +94,8 @@ def read_plan(flags: FrontConfig) -> FrontPlan:
     settings = flags.trainings.overrides
     objectives = objectives_of(env_id, settings)
     parse_transform(flags.transform, objectives)
-    arm, start = recipe(base_and_transform(env_id)[0], flags.arm, flags.warm_start)
+    algo = str(settings.get("algo", "ppo"))
+    arm, start = recipe(base_and_transform(env_id)[0], objectives, algo, flags.arm, flags.warm_start)
     return FrontPlan(env_id, objectives, arm, settings, flags.transform, flags.seeds, start)
 
 
