@@ -5,10 +5,11 @@
         --transform energy=1e3 --out runs/field/cheetah-energy-x1e3
 
 Methods: `dibs`, `dibs-anchored`, `norm-sum`, `weighted-sum`, `sb3-ppo` and any other arm of `dibs-rl front`, which trains a
-policy for each preference (steps of experts are taken off the budget first), with `-from-experts`, `-from-expert-OBJECTIVE` or
-`-from-neighbour-OBJECTIVE` behind it for its `--warm-start`; and `pgmorl` and `capql` of MORL-Baselines, whose policies are
-evaluated here as all others are, whatever their own numbers say (`field_learners.py` says what is around them). One front is
-trained at a time, with one seed, and neighbours wait for each other: `--jobs` is nothing to them.
+policy for each preference (steps of experts are taken off the budget first), with `-from-equal`, `-from-experts`,
+`-from-expert-OBJECTIVE` or `-from-neighbour-OBJECTIVE` behind it for its `--warm-start`; and `pgmorl` and `capql` of
+MORL-Baselines, whose policies are evaluated here as all others are, whatever their own numbers say (`field_learners.py` says
+what is around them). One front is trained at a time, with one seed, and neighbours wait for each other: `--jobs` is nothing to
+them.
 These two need, in an environment of their own:
 
     pip install 'dibs-rl[field]' && pip install --no-deps morl-baselines==1.3.0
@@ -44,7 +45,7 @@ from dibs_rl.front_study import FrontPlan
 from dibs_rl.provenance import versions
 from dibs_rl.yardstick import yardstick
 
-DEFAULT_METHODS = ("dibs", "dibs-from-experts", "dibs-anchored", "weighted-sum", "sb3-ppo", *THEIRS)
+DEFAULT_METHODS = ("dibs", "dibs-fading-from-equal", "dibs-from-experts", "dibs-anchored", "weighted-sum", "sb3-ppo", *THEIRS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

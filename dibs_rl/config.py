@@ -116,8 +116,8 @@ class OnPolicyConfig(RunConfig):
     """Largest norm of the policy's combined gradient, and, apart from it, of the critic's."""
     log_std_init: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Initial log standard deviation of continuous actions."""
-    start_log_std: Annotated[float, Field(allow_inf_nan=False)] = -2.0
-    """Least log standard deviation that each continuous action begins with where the networks are another run's."""
+    start_log_std_min: Annotated[float, Field(allow_inf_nan=False)] = -2.0
+    """Lower bound of the log standard deviations that a training begins with where the networks are another run's."""
     normalize_obs: bool = True
     """Centre and scale observations by their running statistics."""
 

@@ -37,20 +37,23 @@ def has_begun(path: Path) -> bool:
         return False
 
 
-def recipe(
-    env_id: str, objectives: Sequence[str], algo: str, arm: str | None = None, warm_start: str | None = None
-) -> tuple[str, str]:
+def recipe(env_id: str, objectives: Sequence[str], algo: str, arm: str = "", warm_start: str = "") -> tuple[str, str]:
     """The arm that traces a front, and its warm start: what is given, else what the shipped table has for the environment.
 
-    The table's is measured with PPO, on the environment's own objectives; its warm start, with its own arm. For all else it is
-    `dibs`, and no warm start.
+    The table is about PPO and the environment's own objectives, and its warm start about its own arm.
 
     Args:
         env_id: Environment id.
         objectives: Names of the objectives.
-        algo: What learns.
-        arm: What is given.
-        warm_start: What is given.
+        algo: Learning algorithm.
+        arm: The arm that is asked for; empty for none.
+        warm_start: The warm start that is asked for; empty for none.
+
+    Returns:
+        Arm and warm start: `dibs` and `none` where nothing is asked for and the table says nothing.
+
+    Raises:
+        UserError: If the table cannot be read.
     """
     entry = entry_of(env_id)
     measured = entry if algo == "ppo" and set(entry.get("reference", ())) == set(objectives) else {}
@@ -157,6 +160,11 @@ class FrontPlan:
         """Preferences `[k, m]` of a front, and behind them what a finer lattice of at most so many in all has more."""
         finer = with_finer_lattice(preferences, count, self.start_preference)
         return np.concatenate([preferences, self.in_order(finer[len(preferences) :])])
+
+    @property
+    def begun_as(self) -> str:
+        """What the policies begin as, in a word: `none`, `equal`, `experts`, or what the folder's name has behind `from`."""
+        return self._begun[1] if self._begun else _NOTHING
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""What a front is measured by: the discount of its returns and the reference point of its hypervolume."""
+"""What a front is measured by, discount and reference point, from the shipped table of fronts unless it is given."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,14 @@ def yardstick(env_id: str, objectives: Sequence[str], reference: str = "", gamma
 
 
 def entry_of(env_id: str) -> dict[str, Any]:
-    """What the shipped table of fronts says of an environment; empty where it says nothing."""
+    """What the shipped table of fronts says of an environment; empty where it says nothing.
+
+    Args:
+        env_id: Its id, without transform.
+
+    Raises:
+        UserError: If the table cannot be read.
+    """
     table = load_yaml(TABLE)
     return table.get(env_id) or table.get(bare_name(env_id)) or {}
 

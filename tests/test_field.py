@@ -93,6 +93,8 @@ def test_experts_are_paid_from_the_same_budget():
     assert field.front_steps(CONTEST, "dibs") == field.front_steps(CONTEST, "sb3-ppo") == 1200 // 4
     assert field.front_steps(CONTEST, "dibs-anchored") == field.front_steps(CONTEST, "dibs-from-experts") == 1200 // (4 + 2)
     assert field.front_steps(CONTEST, "dibs-from-neighbour-forward") == 1200 // 4
+    assert field.front_steps(CONTEST, "dibs-fading-from-equal") == 1200 // 3  # of the lattice, whose points are an odd number
+    assert field.plan_of(CONTEST, "dibs-fading-from-equal").folder.name == "dibs-fading-from-equal"
     assert field.front_steps(CONTEST, "dibs-from-expert-energy") == 1200 // (4 + 1)
     both = field.plan_of(CONTEST, "dibs-anchored-from-experts")
     assert (both.arm, both.warm_start) == ("dibs-anchored", "expert")

@@ -250,13 +250,13 @@ def test_the_table_is_about_environments_that_there_are():
 @pytest.mark.parametrize(
     ("env", "arm", "warm_start", "found"),
     [
-        ("mo-halfcheetah-v5", None, None, ("dibs-fading", "equal")),
-        ("mo-halfcheetah-v5", "dibs-fading", None, ("dibs-fading", "equal")),
-        ("mo-halfcheetah-v5", None, "none", ("dibs-fading", "none")),
-        ("mo-halfcheetah-v5", "weighted-sum", None, ("weighted-sum", "none")),  # a start is measured with its arm alone
+        ("mo-halfcheetah-v5", "", "", ("dibs-fading", "equal")),
+        ("mo-halfcheetah-v5", "dibs-fading", "", ("dibs-fading", "equal")),
+        ("mo-halfcheetah-v5", "", "none", ("dibs-fading", "none")),
+        ("mo-halfcheetah-v5", "weighted-sum", "", ("weighted-sum", "none")),  # a start is measured with its arm alone
         ("mo-halfcheetah-v5", "dibs", "expert", ("dibs", "expert")),
-        ("four-room-v0", None, None, ("dibs", "none")),
-        ("four-room-v0", None, "equal", ("dibs", "equal")),
+        ("four-room-v0", "", "", ("dibs", "none")),
+        ("four-room-v0", "", "equal", ("dibs", "equal")),
     ],
 )
 def test_what_traces_a_front_is_given_or_measured(env, arm, warm_start, found):

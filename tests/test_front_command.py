@@ -14,6 +14,7 @@ from real_jobs import InThisProcess, command, learning, start, wait_for
 from dibs_rl.agents import DiBSPPO
 from dibs_rl.cli import front as front_command
 from dibs_rl.cli import front_results
+from dibs_rl.cli.flags import parse
 from dibs_rl.metrics import expected_utility, hypervolume, nondominated, sparsity
 from dibs_rl.preferences import refined
 from dibs_rl.reporting.front_picture import front_figure
@@ -130,6 +131,29 @@ def test_policies_begin_as_that_of_equal_weights(front, tmp_path):
             assert facts["started_from"] == str(first.model_file)
     assert json.loads((tmp_path / "front.json").read_text())["warm_start"] == "equal"
     assert front("--points", 3, "--warm-start", "treasure=2,time=2")[2] == []  # the same one, by another name
+    assert json.loads((tmp_path / "front.json").read_text())["warm_start"] == "equal"
+
+
+@pytest.mark.parametrize(
+    ("flags", "found", "said"),
+    [
+        ([], ("dibs-fading", "equal"), "By dibs-fading from equal, as fronts.yaml has it"),
+        (["--env", "mo-halfcheetah-badscale"], ("dibs-fading", "equal"), "By dibs-fading from equal"),
+        (["--arm", "dibs-fading"], ("dibs-fading", "equal"), "By dibs-fading from equal"),
+        (["--warm-start", "none"], ("dibs-fading", "none"), "By dibs-fading from none"),
+        (["--arm", "dibs"], ("dibs", "none"), ""),
+        (["--arm", "dibs-fading", "--warm-start", "equal"], ("dibs-fading", "equal"), ""),
+        (["--settings", "algo=sac"], ("dibs", "none"), ""),
+        (["--settings", "reward_terms=a=reward_forward,b=reward_ctrl"], ("dibs", "none"), ""),
+        (["--env", "mo-hopper"], ("dibs", "none"), ""),
+    ],
+)
+def test_the_table_decides_where_nothing_is_said_and_says_so(flags, found, said, capsys):
+    plan = front_command.read_plan(parse(front_command.FrontConfig, flags, "front"))
+    assert (plan.arm, plan.warm_start) == found
+    printed = capsys.readouterr().out
+    assert printed.startswith(said)
+    assert bool(printed) == bool(said)
 
 
 def test_the_experts_of_the_anchored_game_are_points_and_their_steps_count(front, tmp_path):
@@ -322,6 +346,8 @@ def test_a_preference_picks_a_policy_and_nothing_is_overwritten(front, tmp_path,
         (["front", "--env", "mo-hopper", "--points", "2"], "for each of forward, height, energy; found 2"),
         (["front", "--env", "mo-hopper", "--arm", "mgda"], "takes no preference"),
         (["front", "--env", "mo-hopper", "--arm", "dips"], "Did you mean dibs"),
+        (["front", "--env", "mo-halfcheetah", "--warm-start", "None"], "Did you mean none"),
+        (["front", "--env", "mo-halfcheetah", "--points", "2"], "--points is at least 3, the one that they begin as"),
         (["front", "--env", "mo-hopper", "--transform", "enrgy=2"], "Unknown objective 'enrgy'"),
         (["front", "--env", "mo-hopper", "--settings", "preference=[1,2,3]"], "says itself what preference is"),
         (["front", "--env", "mo-hopper", "--settings", "gama=1"], "Did you mean gamma"),

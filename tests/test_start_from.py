@@ -67,16 +67,34 @@ def test_at_its_first_step_it_is_the_other_run(algo, tmp_path):
 @pytest.mark.parametrize("algo", ["ppo", "a2c", "sb3-ppo"])
 def test_it_begins_with_noise_to_learn_with(algo, tmp_path):
     """At least so much in each action, whatever the other run has left of it; the networks are that run's."""
-    flags = ["mo-mountaincarcontinuous-v0" if flag == "deep-sea-treasure-v0" else flag for flag in RUNS[algo]]
-    first = train(tmp_path / "first", flags, "--log-std-init=-3", steps=64)
+    flags = ["mo-swimmer-v5" if flag == "deep-sea-treasure-v0" else flag for flag in RUNS[algo]]
+    first = train(tmp_path / "first", flags, "--log-std-init=-3", steps=128)
     expected = tensors(first / "model.zip")
-    noise = expected["log_std"].item()
-    assert -3.1 < noise < -2.9
-    for flag, least in ([], -2.0), (["--start-log-std=-0.5"], -0.5), (["--start-log-std=-4"], noise):
-        begun = train(tmp_path / str(least), flags, "--start-from", first, *flag, steps=0)
+    left = expected["log_std"]
+    assert -3.1 < left[0] != left[1] < -2.9
+    between = left.mean().item()
+    for name, flag, least in (
+        ("default", [], -2.0),
+        ("more", ["--start-log-std-min=-0.5"], -0.5),
+        ("between", [f"--start-log-std-min={between}"], between),
+        ("less", ["--start-log-std-min=-4"], -4.0),
+    ):
+        begun = train(tmp_path / name, flags, "--start-from", first, *flag, steps=0)
         found = tensors(begun / "model.zip")
-        assert found["log_std"].tolist() == [least]
+        assert torch.equal(found["log_std"], left.clamp(min=least))
         assert_equal(found, expected, but=["log_std"])
+
+
+def test_gone_on_with_it_keeps_what_noise_it_has(tmp_path):
+    """The bound is of the beginning: a run that is resumed may have less by then."""
+    flags = ["--env", "mo-swimmer-v5", *QUICK, "--log-std-init=-3"]
+    first = train(tmp_path / "first", flags, steps=64)
+    begun = train(tmp_path / "begun", flags, "--start-from", first, "--start-log-std-min=-3.5", steps=64)
+    noise = tensors(begun / "model.zip")["log_std"]
+    config = (begun / "config.yaml").read_text()
+    (begun / "config.yaml").write_text(config.replace("start_log_std_min: -3.5", "start_log_std_min: -1"))
+    assert command("train", "--resume", begun, "--steps", 128) == 0
+    assert (tensors(begun / "model.zip")["log_std"] < noise + 0.5).all()
 
 
 def test_a_training_from_scratch_has_the_noise_of_its_own_setting(tmp_path):

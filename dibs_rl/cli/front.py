@@ -23,7 +23,7 @@ from dibs_rl.front_study import FrontPlan, recipe
 from dibs_rl.preferences import refined
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job
-from dibs_rl.yardstick import Yardstick, yardstick
+from dibs_rl.yardstick import TABLE, Yardstick, yardstick
 
 
 @dataclass
@@ -40,17 +40,17 @@ class FrontConfig:
     """Preferences, each a policy; at least one for each objective. Experts, where there are any, come on top."""
     refine: Fraction = 0.5
     """Share of the points that go where the front is sparse, once the others are there; 0 for a lattice alone."""
-    arm: str | None = None
+    arm: str = ""
     """What has the preferences: dibs, dibs-anchored, dibs-fading, norm-sum, norm-sum-fading, weighted-sum, sb3-ppo, or
-    a combiner with weights. That of fronts.yaml if not given, else dibs."""
+    a combiner with weights. That of configs/fronts.yaml if not given, else dibs."""
     seeds: tuple[Seed, ...] = (0,)
     """Each preference is trained once with each; each seed has a front of its own."""
-    warm_start: str | None = None
-    """What each policy begins as: none; expert, that of the objective that its preference favours; expert-OBJECTIVE, that of
-    one objective, whatever the preference is; or neighbour-OBJECTIVE, of those trained before it the policy of the nearest
-    preference with no less weight on that objective (the trainings of a seed then wait for each other); or a preference by
-    name, forward=1,energy=8, or equal for equal weights: that of this preference. Experts, and that one, are trained first,
-    as points of the front. If not given, that of fronts.yaml with the arm that stands there, and none with any other."""
+    warm_start: str = ""
+    """What each policy begins as. none: random networks. equal: the policy of equal weights. forward=1,energy=8: that of this
+    preference. expert: that of the objective that its own preference favours. expert-OBJECTIVE: that of one objective.
+    neighbour-OBJECTIVE: of those trained before it the policy of the nearest preference with no less weight on that objective
+    (the trainings of a seed then wait for each other). Experts, and the policy of one preference, are trained first, as points
+    of the front. That of configs/fronts.yaml if not given, with the arm that stands there; none with any other."""
     transform: str = ""
     """Rewards in other units, for the learners alone, as in train; the front is made of untransformed returns."""
     ref_point: str = ""
@@ -59,8 +59,8 @@ class FrontConfig:
     gamma: float | None = None
     """Discount of the returns that the front is made of; that of fronts.yaml if not given, else the training's."""
     out: Path | None = None
-    """The front's folder; runs/fronts/<env>/<arm> if not given, with -from-... behind the arm where there is a warm start, and
-    the transform."""
+    """The front's folder; runs/fronts/<env>/<arm> if not given, with -from-equal or so behind the arm where there is a warm
+    start, and the transform."""
     trainings: Trainings = field(default_factory=TrainingFlags)
     """What all of them have in common."""
 
@@ -96,6 +96,8 @@ def read_plan(flags: FrontConfig) -> FrontPlan:
     parse_transform(flags.transform, objectives)
     algo = str(settings.get("algo", "ppo"))
     arm, start = recipe(base_and_transform(env_id)[0], objectives, algo, flags.arm, flags.warm_start)
+    if (arm, start) != recipe("", objectives, algo, flags.arm, flags.warm_start):  # of an environment that nobody has measured
+        print_line(f"By {arm} from {start}, as {TABLE.name} has it: --arm and --warm-start say otherwise.")
     return FrontPlan(env_id, objectives, arm, settings, flags.transform, flags.seeds, start)
 
 

@@ -70,7 +70,7 @@ def _summary(
     return {
         "env": plan.env,
         "arm": plan.arm,
-        "warm_start": plan.warm_start,
+        "warm_start": plan.begun_as,
         "transform": plan.transform,
         **evaluated,
         "reference_point": reference,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dibs_rl.cli.model import Learner, build_model, load_model
@@ -35,15 +36,16 @@ def new_model(config: RunConfig, env: VectorRewardVecEnv, device: str) -> Learne
     except UserError as error:
         raise UserError(f"Cannot start from {folder.path}. {error}") from None
     if isinstance(config, OnPolicyConfig):
-        _raise_noise(model, config.start_log_std)
+        _raise_noise(model, config.start_log_std_min)
     return model
 
 
 def _raise_noise(model: Learner, least: float) -> None:
-    """Gives a policy that has learnt enough noise to learn with again: what it has left may find nothing else."""
+    """Raises each entry of the policy's `log_std` `[a]` to a lower bound: what is left of it may find nothing else."""
     log_std = getattr(model.policy, "log_std", None)
     if isinstance(log_std, Tensor):  # of continuous actions; all others' noise is what the networks say
-        log_std.data.clamp_(min=least)
+        with torch.no_grad():
+            log_std.clamp_(min=least)
 
 
 def start_facts(config: RunConfig) -> dict[str, Any]:
