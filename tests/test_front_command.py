@@ -137,10 +137,14 @@ def test_policies_begin_as_that_of_equal_weights(front, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "found", "said"),
     [
-        ([], ("dibs-fading", "equal"), "By dibs-fading from equal, as fronts.yaml has it"),
-        (["--env", "mo-halfcheetah-badscale"], ("dibs-fading", "equal"), "By dibs-fading from equal"),
-        (["--arm", "dibs-fading"], ("dibs-fading", "equal"), "By dibs-fading from equal"),
-        (["--warm-start", "none"], ("dibs-fading", "none"), "By dibs-fading from none"),
+        ([], ("dibs-fading", "equal"), "From fronts.yaml: --arm dibs-fading --warm-start equal. "),
+        (
+            ["--env", "mo-halfcheetah-badscale"],
+            ("dibs-fading", "equal"),
+            "From fronts.yaml: --arm dibs-fading --warm-start equal. ",
+        ),
+        (["--arm", "dibs-fading"], ("dibs-fading", "equal"), "From fronts.yaml: --warm-start equal. "),
+        (["--warm-start", "none"], ("dibs-fading", "none"), "From fronts.yaml: --arm dibs-fading. "),
         (["--arm", "dibs"], ("dibs", "none"), ""),
         (["--arm", "dibs-fading", "--warm-start", "equal"], ("dibs-fading", "equal"), ""),
         (["--settings", "algo=sac"], ("dibs", "none"), ""),

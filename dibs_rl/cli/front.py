@@ -96,9 +96,14 @@ def read_plan(flags: FrontConfig) -> FrontPlan:
     parse_transform(flags.transform, objectives)
     algo = str(settings.get("algo", "ppo"))
     arm, start = recipe(base_and_transform(env_id)[0], objectives, algo, flags.arm, flags.warm_start)
-    if (arm, start) != recipe("", objectives, algo, flags.arm, flags.warm_start):  # of an environment that nobody has measured
-        print_line(f"By {arm} from {start}, as {TABLE.name} has it: --arm and --warm-start say otherwise.")
-    return FrontPlan(env_id, objectives, arm, settings, flags.transform, flags.seeds, start)
+    plan = FrontPlan(env_id, objectives, arm, settings, flags.transform, flags.seeds, start)
+    untold = recipe("", objectives, algo, flags.arm, flags.warm_start)  # of an environment that nobody has measured
+    taken = [
+        f"--{flag} {own}" for flag, own, other in zip(("arm", "warm-start"), (arm, start), untold, strict=True) if own != other
+    ]
+    if taken:
+        print_line(f"From {TABLE.name}: {' '.join(taken)}. What you give wins over it.")
+    return plan
 
 
 @dataclass(frozen=True)
