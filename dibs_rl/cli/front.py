@@ -98,9 +98,8 @@ def read_plan(flags: FrontConfig) -> FrontPlan:
     arm, start = recipe(base_and_transform(env_id)[0], objectives, algo, flags.arm, flags.warm_start)
     plan = FrontPlan(env_id, objectives, arm, settings, flags.transform, flags.seeds, start)
     untold = recipe("", objectives, algo, flags.arm, flags.warm_start)  # of an environment that nobody has measured
-    taken = [
-        f"--{flag} {own}" for flag, own, other in zip(("arm", "warm-start"), (arm, start), untold, strict=True) if own != other
-    ]
+    words = zip(("--arm", "--warm-start"), (arm, start), untold, strict=True)
+    taken = [f"{flag} {word}" for flag, word, other in words if word != other]
     if taken:
         print_line(f"From {TABLE.name}: {' '.join(taken)}. What you give wins over it.")
     return plan
