@@ -38,7 +38,7 @@ from field_rows import Contest, Row, read_row, write_row, write_table
 from dibs_rl.cli import front as front_command
 from dibs_rl.cli.benchmark import objectives_of
 from dibs_rl.cli.trainings import named_values
-from dibs_rl.envs import base_and_transform, resolve_id
+from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import points, read_front, read_result
 from dibs_rl.front_study import FrontPlan
@@ -106,7 +106,7 @@ def read_contest(flags: argparse.Namespace) -> Contest:
     """
     env_id = resolve_id(flags.env)
     objectives = objectives_of(env_id, {})
-    measure = yardstick(base_and_transform(env_id)[0], objectives)
+    measure = yardstick(env_id, objectives)
     if measure.gamma is None or measure.reference is None:
         raise UserError(f"configs/fronts.yaml has no discount and reference point of {env_id}.")
     FrontPlan(env_id, objectives).check_points(flags.points)

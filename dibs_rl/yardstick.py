@@ -8,7 +8,7 @@ from typing import Any
 from dibs_rl.by_objective import by_name
 from dibs_rl.errors import UserError
 from dibs_rl.files import load_yaml
-from dibs_rl.shipped import CONFIGS, bare_name
+from dibs_rl.shipped import CONFIGS, names_of
 
 TABLE = CONFIGS / "fronts.yaml"
 _GIVEN = "as given"
@@ -62,13 +62,13 @@ def entry_of(env_id: str) -> dict[str, Any]:
     """What the shipped table of fronts says of an environment; empty where it says nothing.
 
     Args:
-        env_id: Its id, without transform.
+        env_id: Its id.
 
     Raises:
         UserError: If the table cannot be read.
     """
     table = load_yaml(TABLE)
-    return table.get(env_id) or table.get(bare_name(env_id)) or {}
+    return next((table[name] for name in names_of(env_id) if name in table), {})
 
 
 def _by_objective(text: str, objectives: Sequence[str]) -> dict[str, float]:

@@ -54,7 +54,7 @@ def test_each_preference_is_an_ordinary_job(arm, tmp_path):
 @pytest.mark.parametrize("arm", ["dibs", "dibs-anchored"])
 def test_a_warm_start_is_from_the_nearest_preference_with_more_weight(arm, tmp_path):
     plan = dataclasses.replace(CHEETAH, arm=arm, seeds=(0, 1), warm_start="neighbour-forward")
-    preferences = plan.in_order(np.array([[0.01, 0.99], [0.5, 0.5], [0.99, 0.01]]))
+    preferences = plan.start.in_order(np.array([[0.01, 0.99], [0.5, 0.5], [0.99, 0.01]]))
     assert preferences[:, 0].tolist() == [0.99, 0.5, 0.01]
     preferences = np.concatenate([preferences, [[0.7, 0.3], [0.2, 0.8]]])
     _, jobs = plan.jobs(preferences, None)
@@ -79,7 +79,7 @@ def test_a_warm_start_is_from_the_nearest_preference_with_more_weight(arm, tmp_p
 def test_neighbours_of_three_objectives():
     """From the corner of one objective outwards; a neighbour may have as much weight on it."""
     plan = FrontPlan("mo-hopper-v5", ("forward", "height", "energy"), warm_start="neighbour-height")
-    preferences = plan.in_order(lattice(3, 6))
+    preferences = plan.start.in_order(lattice(3, 6))
     assert preferences[:, 1].tolist() == [0.98, 0.495, 0.495, 0.01, 0.01, 0.01]
     assert preferences[3:].tolist() == [[0.01, 0.01, 0.98], [0.495, 0.01, 0.495], [0.98, 0.01, 0.01]]
     preferences = np.concatenate([preferences, [[0.25, 0.01, 0.74]]])
@@ -87,7 +87,7 @@ def test_neighbours_of_three_objectives():
     starts = [job.start and [other.arm for other in jobs].index(job.start.arm) for job in jobs]
     assert starts == [None, 0, 0, 1, 1, 2, 3]  # the first one of several that are as near
     for other in ("none", "expert", "expert-height"):
-        assert np.array_equal(dataclasses.replace(plan, warm_start=other).in_order(preferences), preferences)
+        assert np.array_equal(dataclasses.replace(plan, warm_start=other).start.in_order(preferences), preferences)
 
 
 @pytest.mark.parametrize("arm", ["dibs", "dibs-anchored"])
@@ -159,7 +159,7 @@ def test_a_lattice_grows_and_the_policy_that_others_begin_as_stays_its_first(how
     assert np.array_equal(more[: len(begun)], begun)
     assert len(np.unique(more, axis=0)) == len(more)
     if how != "none":
-        assert np.array_equal(begun[0], plan.start_preference)
+        assert np.array_equal(begun[0], plan.start.preference)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_a_ring_is_around_the_policy_that_others_began_as(m, panels):
         FrontPolicy(dict(zip(names, row.tolist(), strict=True)), 0, {}, dict(zip(names, row.tolist(), strict=True)), "", True)
         for row in rows
     ]
-    figure = front_figure("a front", dict.fromkeys(names, "1"), {"seed 0": front_results._drawn(group, plan.start_preference)})
+    figure = front_figure("a front", dict.fromkeys(names, "1"), {"seed 0": front_results._drawn(group, plan.start.preference)})
     rings = [line for axis in figure.axes for line in axis.lines if line.get_markerfacecolor() == "none"]
     assert [line.get_xydata().tolist() for line in rings] == [[[pytest.approx(1 / m, abs=1e-4)] * 2]] * panels
     said = [text.get_text() for legend in figure.legends for text in legend.get_texts()]

@@ -15,7 +15,7 @@ from dibs_rl.cli.front_results import conclude
 from dibs_rl.cli.launchers import Launcher
 from dibs_rl.cli.trainings import TrainingFlags, Trainings, make_launcher
 from dibs_rl.config import Count, Fraction, Seed
-from dibs_rl.envs import base_and_transform, resolve_id
+from dibs_rl.envs import resolve_id
 from dibs_rl.envs.scaling import parse_transform
 from dibs_rl.errors import UserError
 from dibs_rl.front_folder import FrontPolicy, points, read_policy
@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> int:
     if not flags.seeds:
         raise UserError("A front has at least one seed: --seeds 0.")
     plan.check_points(flags.points)
-    measure = yardstick(base_and_transform(plan.env)[0], plan.objectives, flags.ref_point, flags.gamma)
+    measure = yardstick(plan.env, plan.objectives, flags.ref_point, flags.gamma)
     root = flags.out or plan.folder
     plan, preferences = plan.begun(root, measure.gamma)
     front = Front(plan, root, measure)
@@ -95,7 +95,7 @@ def read_plan(flags: FrontConfig) -> FrontPlan:
     objectives = objectives_of(env_id, settings)
     parse_transform(flags.transform, objectives)
     algo = str(settings.get("algo", "ppo"))
-    arm, start = recipe(base_and_transform(env_id)[0], objectives, algo, flags.arm, flags.warm_start)
+    arm, start = recipe(env_id, objectives, algo, flags.arm, flags.warm_start)
     plan = FrontPlan(env_id, objectives, arm, settings, flags.transform, flags.seeds, start)
     untold = recipe("", objectives, algo, flags.arm, flags.warm_start)  # of an environment that nobody has measured
     words = zip(("--arm", "--warm-start"), (arm, start), untold, strict=True)

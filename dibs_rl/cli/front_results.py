@@ -44,7 +44,7 @@ def conclude(plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence
     summary = _summary(plan, root, measure, policies, steps)
     write_front(root, policies)
     write_json(root / "front.json", summary)
-    heading, start = plan.name.replace(" from ", "\nfrom "), plan.start_preference
+    heading, start = plan.name.replace(" from ", "\nfrom "), plan.start.preference
     write_picture(root / "front.png", heading, plan.env, summary["gamma"], _groups(policies), start)
     _print(plan, root, summary)
 
@@ -70,7 +70,7 @@ def _summary(
     return {
         "env": plan.env,
         "arm": plan.arm,
-        "warm_start": plan.begun_as,
+        "warm_start": plan.start.label,
         "transform": plan.transform,
         **evaluated,
         "reference_point": reference,
