@@ -2,6 +2,7 @@
 
     python benchmarks/fronts.py runs/fronts/mo-halfcheetah-v5/* --out fronts.png
     python benchmarks/fronts.py FRONT FRONT --ref-point forward=-100,energy=-500 --without-experts
+    python benchmarks/fronts.py docs/data/fronts/mo-halfcheetah-v5-from-equal/*-seed-? --pool
 
 The folders are those of `dibs-rl front`. Measures are means over seeds with 95% bootstrap intervals; what is above the
 first is over the seeds that both fronts have. Steps are those of one seed, its experts' included; seconds are the processor's,
@@ -9,6 +10,7 @@ of each policy's own training.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -53,16 +55,18 @@ class Front:
     cpu_seconds: Sequence[float]
 
 
-def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True) -> list[Front]:
+def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True, pool: bool = False) -> list[Front]:
     """The fronts of folders.
 
     Args:
         folders: Of one environment.
         ref_point: Reference point by name; theirs, which must be the same, if not given.
         experts: Whether experts are policies of a front.
+        pool: Whether folders that one label sets apart from others are the seeds of one front.
 
     Raises:
-        UserError: If a folder holds no front, or they were not measured alike.
+        UserError: If a folder holds no front, they were not measured alike, or folders to be pooled share a seed or differ in
+            steps.
     """
     said = [read_json(folder / "front.json", "'dibs-rl front' writes it anew") for folder in folders]
     for folder, summary in zip(folders, said, strict=True):
@@ -79,7 +83,7 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True) 
         costs = [RunFolder(folder / policy.folder).cost() for policy in policies if not policy.is_expert]
         found.append(
             Front(
-                label=label if again[label] == 1 else f"{label} ({folder.name})",
+                label=label if pool or again[label] == 1 else f"{label} ({folder.name})",
                 env=summary["env"],
                 gamma=summary["gamma"],
                 policies=policies,
@@ -88,7 +92,32 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True) 
                 cpu_seconds=[cost["cpu_seconds"] for cost in costs if cost],
             )
         )
-    return found
+    return _pooled(found) if pool else found
+
+
+def _pooled(fronts: Sequence[Front]) -> list[Front]:
+    """Fronts of one label as one front of all their seeds."""
+    groups: dict[str, list[Front]] = {}
+    for front in fronts:
+        groups.setdefault(front.label, []).append(front)
+    for label, group in groups.items():
+        if twice := [
+            seed for seed, folders in Counter(seed for front in group for seed in front.worth).items() if folders > 1
+        ]:
+            raise UserError(f"Seed {twice[0]} of {label} is in two of the folders: they cannot be pooled.")
+        if len(steps := {front.steps / len(front.worth) for front in group}) > 1:
+            found = " and ".join(f"{count:,.0f}" for count in sorted(steps))
+            raise UserError(f"Seeds of {label} took {found} steps: they cannot be pooled.")
+    return [
+        dataclasses.replace(
+            group[0],
+            policies=[policy for front in group for policy in front.policies],
+            worth={seed: worth for front in group for seed, worth in front.worth.items()},
+            steps=sum(front.steps for front in group),
+            cpu_seconds=[seconds for front in group for seconds in front.cpu_seconds],
+        )
+        for group in groups.values()
+    ]
 
 
 def _label(summary: Mapping[str, Any]) -> str:
@@ -122,10 +151,11 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="the first is what the others are held against")
     parser.add_argument("--ref-point", default="", help="by name, as forward=-100,energy=-500")
     parser.add_argument("--without-experts", action="store_true", help="measure what the preferences led to alone")
+    parser.add_argument("--pool", action="store_true", help="folders of one label are the seeds of one front")
     parser.add_argument("--out", type=Path, help="picture, a PNG file")
     flags = parser.parse_args()
     try:
-        fronts = read(flags.folders, flags.ref_point, experts=not flags.without_experts)
+        fronts = read(flags.folders, flags.ref_point, experts=not flags.without_experts, pool=flags.pool)
         print(table(fronts))
         if flags.out:
             groups = {front.label: front.policies for front in fronts}

@@ -21,10 +21,10 @@ def script():
     return load("benchmarks/fronts.py")
 
 
-def write(folder, arm, forward, **other):
+def write(folder, arm, forward, first_seed=0, **other):
     """A front as `dibs-rl front` leaves it: for each seed a policy, which runs so far for nothing."""
     policies = []
-    for seed, distance in enumerate(forward):
+    for seed, distance in enumerate(forward, first_seed):
         returns = {"forward": float(distance), "energy": 0.0}
         policies.append(FrontPolicy(EQUAL, seed, returns, returns, f"run{seed}"))
         write_json(folder / f"run{seed}/cost.json", {"cpu_seconds": 60.0 + seed})
@@ -76,6 +76,21 @@ def test_fronts_of_one_arm_are_told_apart(script, tmp_path, monkeypatch, capsys)
     assert "dibs (warm)" in capsys.readouterr().out
     with Image.open(tmp_path / "fronts.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+
+
+def test_seeds_in_folders_of_their_own_are_one_front(script, tmp_path):
+    together = [write(tmp_path / "a", "dibs", [0, 100, 200]), write(tmp_path / "b", "norm-sum", [10, 100, 30])]
+    apart = [write(tmp_path / "a0", "dibs", [0]), write(tmp_path / "b0", "norm-sum", [10])]
+    apart += [
+        write(tmp_path / "b1", "norm-sum", [100, 30], first_seed=1),
+        write(tmp_path / "a1", "dibs", [100, 200], first_seed=1),
+    ]
+    assert rows(script, apart, pool=True) == rows(script, together)
+    with pytest.raises(UserError, match="Seed 1 of dibs is in two of the folders"):
+        script.read([together[0], apart[3]], pool=True)
+    longer = write(tmp_path / "longer", "dibs", [7], first_seed=9, steps=1200)
+    with pytest.raises(UserError, match="Seeds of dibs took 600 and 1,200 steps"):
+        script.read([together[0], longer], pool=True)
 
 
 @pytest.mark.parametrize("other", [{"gamma": 1.0}, {"env": "mo-hopper-v5"}, {"episodes": 5}])

@@ -48,9 +48,11 @@ def assert_equal(found, expected, but=()):
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c", "sb3-ppo"])
-def test_at_its_first_step_it_is_the_other_run(algo, tmp_path):
+def test_at_its_first_step_it_is_the_other_run(algo, tmp_path, capsys):
     first = train(tmp_path / "first", RUNS[algo], steps=256)
+    assert "begin as those of" not in capsys.readouterr().out
     begun = train(tmp_path / "begun", RUNS[algo], "--start-from", first, "--seed", 5, steps=0)
+    assert f"The networks begin as those of {first / 'model.zip'}." in capsys.readouterr().out
     scratch = train(tmp_path / "scratch", RUNS[algo], "--seed", 5, steps=0)
     expected = tensors(first / "model.zip")
     assert_equal(tensors(begun / "model.zip"), expected)
