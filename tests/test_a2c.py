@@ -45,6 +45,18 @@ def test_m1_without_extras_is_sb3s_a2c(n_envs, action, use_rms_prop, normalize_a
         torch.testing.assert_close(ours.policy.state_dict()[name], value, rtol=0, atol=1e-5, msg=name)
 
 
+def test_preferences_are_weights_on_the_votes():
+    """Ten times the preferences are the same preferences; uneven ones learn something else, and give the first more say."""
+    given = [None, (1.0, 1.0), (10.0, 10.0), (8.0, 1.0)]
+    models = [DiBSA2C("MlpPolicy", point_envs(3), preference=one, **SMALL).learn(5 * 3 * 4) for one in given]
+    nobody, even, tenfold, uneven = [parameters(model)["action_net.weight"] for model in models]
+    assert torch.equal(nobody, even)
+    torch.testing.assert_close(tenfold, even, rtol=0, atol=1e-6)
+    assert not torch.allclose(uneven, even, rtol=0, atol=1e-6)
+    shares = [model.logger.name_to_value["train/share/reward_0"] for model in models]
+    assert shares[3] > max(shares[:3])
+
+
 @pytest.mark.parametrize("normalize_advantage", [True, False])
 def test_powers_of_two_change_no_bit(normalize_advantage):
     """Rewards times 2^k for 100 updates; unit gradients are free of scale whether advantages are normalised or not."""

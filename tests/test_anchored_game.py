@@ -7,7 +7,7 @@ from fake_envs import PointEnv, point_envs
 from scipy.optimize import fsolve
 
 from dibs_rl import dibs_weights
-from dibs_rl.agents import DiBSPPO, DiBSSAC
+from dibs_rl.agents import DiBSA2C, DiBSPPO, DiBSSAC
 from dibs_rl.agents.anchors import Anchors
 from dibs_rl.agents.experts import expert_facts, read_experts, write_experts
 from dibs_rl.errors import UserError
@@ -124,12 +124,15 @@ def test_an_objective_that_has_what_it_wants_does_not_vote():
 
 @pytest.mark.parametrize("exponents", [(40, -40), (-3, 12)])
 @pytest.mark.parametrize(
-    ("learner", "action"), [("ppo", "box"), ("ppo", "discrete"), ("ppo", "multidiscrete"), ("sac", "box")]
+    ("learner", "action"), [("ppo", "box"), ("ppo", "discrete"), ("ppo", "multidiscrete"), ("a2c", "box"), ("sac", "box")]
 )
 def test_powers_of_two_change_no_bit(learner, action, exponents):
     def trained(scales):
         if learner == "ppo":
             return quick_ppo(scales=scales, action=action, anchors=policies(1, 2, action=action)).learn(16 * 3 * 4)
+        if learner == "a2c":
+            envs = point_envs(3, scales=scales, action=action)
+            return DiBSA2C("MlpPolicy", envs, anchors=policies(1, 2), seed=0, device="cpu").learn(5 * 3 * 20)
         settings = {"learning_starts": 20, "batch_size": 16, "gradient_steps": 4, "seed": 0, "device": "cpu"}
         anchors = {name: DiBSSAC("MlpPolicy", point_envs(1), seed=i).policy for i, name in enumerate(NAMES)}
         return DiBSSAC("MlpPolicy", point_envs(2, scales=scales), anchors=anchors, **settings).learn(120)

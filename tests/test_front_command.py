@@ -117,6 +117,9 @@ def test_a_front_from_its_lattice_to_its_measures(front, tmp_path):
     assert front("--points", 4, "--seeds", 0, 1)[2] == []  # all of it is there
     code, _, started = front("--points", 5)  # more points add to it, for every seed
     assert (code, len(started), len(set(started)), len(rows(tmp_path))) == (0, 2, 1, 10)
+    code, said, started = front("--points", 3)  # fewer take nothing away
+    assert (code, started, len(rows(tmp_path))) == (0, [], 10)
+    assert "There are 5 preferences already, more than --points 3, and all of them stay." in said
 
 
 def test_policies_begin_as_that_of_equal_weights(front, tmp_path):

@@ -141,6 +141,8 @@ class Front:
         title = f"{self.plan.name} in {self.root}, {len(preferences)} of {max(count, len(preferences))} preferences"
         code, jobs = self._run(title, preferences, launcher)
         missing = count - len(preferences)
+        if missing < 0:
+            print_line(f"There are {len(preferences)} preferences already, more than --points {count}, and all of them stay.")
         if missing > 0 and not refine:
             print_line(
                 f"There are {len(preferences)} preferences, not {count}: a lattice of at most {count} adds none to them, and "
