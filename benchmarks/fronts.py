@@ -44,6 +44,7 @@ class Front:
         worth: Measures by seed.
         steps: Environment steps of all seeds.
         cpu_seconds: Of each policy's training, experts left out.
+        settings: Of the trainings, over those that are shipped, as far as the folder says them.
     """
 
     label: str
@@ -53,6 +54,7 @@ class Front:
     worth: dict[int, dict[str, float]]
     steps: int
     cpu_seconds: Sequence[float]
+    settings: Mapping[str, Any]
 
 
 def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True, pool: bool = False) -> list[Front]:
@@ -62,11 +64,11 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True, 
         folders: Of one environment.
         ref_point: Reference point by name; theirs, which must be the same, if not given.
         experts: Whether experts are policies of a front.
-        pool: Whether folders that one label sets apart from others are the seeds of one front.
+        pool: Whether folders with the same label are the seeds of one front.
 
     Raises:
-        UserError: If a folder holds no front, they were not measured alike, or folders to be pooled share a seed or differ in
-            steps.
+        UserError: If a folder holds no front, or nothing but experts that are left out; if they were not measured alike; if
+            folders to be pooled share a seed, or differ in more than seeds.
     """
     said = [read_json(folder / "front.json", "'dibs-rl front' writes it anew") for folder in folders]
     for folder, summary in zip(folders, said, strict=True):
@@ -80,6 +82,8 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True, 
     found = []
     for folder, summary, label in zip(folders, said, labels, strict=True):
         policies = flagged([policy for policy in read_front(folder) if experts or not policy.is_expert])
+        if not policies:
+            raise UserError(f"{folder} has no policies but experts.")
         costs = [RunFolder(folder / policy.folder).cost() for policy in policies if not policy.is_expert]
         found.append(
             Front(
@@ -90,6 +94,7 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True, 
                 worth={seed: measures(own, reference) for seed, own in by_seed(policies).items()},
                 steps=summary["steps"],
                 cpu_seconds=[cost["cpu_seconds"] for cost in costs if cost],
+                settings=summary.get("settings", {}),  # the first fronts said none
             )
         )
     return _pooled(found) if pool else found
@@ -105,14 +110,17 @@ def _pooled(fronts: Sequence[Front]) -> list[Front]:
             seed for seed, folders in Counter(seed for front in group for seed in front.worth).items() if folders > 1
         ]:
             raise UserError(f"Seed {twice[0]} of {label} is in two of the folders: they cannot be pooled.")
-        if len(steps := {front.steps / len(front.worth) for front in group}) > 1:
-            found = " and ".join(f"{count:,.0f}" for count in sorted(steps))
-            raise UserError(f"Seeds of {label} took {found} steps: they cannot be pooled.")
+        made = [(len(one.policies) // len(one.worth), one.steps // len(one.worth), dict(one.settings)) for one in group]
+        if other := next((how for how in made if how != made[0]), None):
+            found = " and ".join(
+                f"{k} policies in {steps:,} steps with {said or 'no settings'}" for k, steps, said in (made[0], other)
+            )
+            raise UserError(f"Seeds of {label} differ, {found}: they cannot be pooled.")
     return [
         dataclasses.replace(
             group[0],
             policies=[policy for front in group for policy in front.policies],
-            worth={seed: worth for front in group for seed, worth in front.worth.items()},
+            worth=dict(sorted((seed, worth) for front in group for seed, worth in front.worth.items())),
             steps=sum(front.steps for front in group),
             cpu_seconds=[seconds for front in group for seconds in front.cpu_seconds],
         )

@@ -100,9 +100,11 @@ def policies(*seeds, action="box"):
     return {name: DiBSPPO("MlpPolicy", envs, seed=seed).policy for name, seed in zip(NAMES, seeds, strict=True)}
 
 
-def test_votes_are_preference_times_distance():
-    anchors = policies(1, 2)
-    model = quick_ppo(anchors=anchors, preference=[3.0, 1.0])
+@pytest.mark.parametrize("learner", ["ppo", "a2c"])
+def test_votes_are_preference_times_distance(learner):
+    given = {"anchors": policies(1, 2), "preference": [3.0, 1.0]}
+    steps = {"n_steps": 16, "seed": 0, "device": "cpu"}
+    model = quick_ppo(**given) if learner == "ppo" else DiBSA2C("MlpPolicy", point_envs(3), **given, **steps)
     before = model._preferred
     recorded = {}
     measure = before.distances

@@ -99,6 +99,7 @@ def test_a_front_from_its_lattice_to_its_measures(front, tmp_path):
     summary = json.loads((tmp_path / "front.json").read_text())
     assert (summary["gamma"], summary["reference_point"]) == (0.99, {"treasure": 0, "time": -50})
     assert (summary["steps"], summary["expert_steps"]) == (8 * 64, 0)
+    assert summary["settings"]["steps"] == 64
     for seed in (0, 1):
         own = discounted[seeds == seed]
         marks = [row["nondominated"] == "true" for row in rows(tmp_path) if row["seed"] == str(seed)]
@@ -119,7 +120,8 @@ def test_a_front_from_its_lattice_to_its_measures(front, tmp_path):
     assert (code, len(started), len(set(started)), len(rows(tmp_path))) == (0, 2, 1, 10)
     code, said, started = front("--points", 3)  # fewer take nothing away
     assert (code, started, len(rows(tmp_path))) == (0, [], 10)
-    assert "There are 5 preferences already, more than --points 3, and all of them stay." in said
+    assert "There are 5 preferences already; --points 3 takes none of them away." in said
+    assert "takes none" not in front("--points", 5, "--refine", 0)[1]
 
 
 def test_policies_begin_as_that_of_equal_weights(front, tmp_path):

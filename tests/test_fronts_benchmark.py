@@ -13,6 +13,7 @@ from dibs_rl.front_folder import FrontPolicy, write_front
 
 SUMMARY = {"env": "mo-halfcheetah-v5", "transform": "", "gamma": 0.99, "episodes": 20, "deterministic": True}
 SUMMARY |= {"reference_point": {"forward": -100.0, "energy": -100.0}, "expert_steps": 0}
+COST = {"forward": 0.0, "energy": -9.0}
 EQUAL, EXPERT = {"forward": 0.5, "energy": 0.5}, {"forward": 1.0, "energy": 0.0}
 
 
@@ -64,6 +65,9 @@ def test_experts_can_be_left_out(script, tmp_path):
     folder = write(tmp_path / "a", "dibs-anchored", [0], experts=[FrontPolicy(EXPERT, 0, returns, returns, "expert")])
     assert [row["hypervolume"] for row in rows(script, [folder])] == ["10,900"]  # 100 x 100 and 900 x 1
     assert [row["hypervolume"] for row in rows(script, [folder], experts=False)] == ["10,000"]
+    alone = write(tmp_path / "b", "dibs-anchored", [], experts=[FrontPolicy(EXPERT, 0, returns, returns, "expert")])
+    with pytest.raises(UserError, match="has no policies but experts"):
+        script.read([alone], experts=False)
 
 
 def test_fronts_of_one_arm_are_told_apart(script, tmp_path, monkeypatch, capsys):
@@ -88,9 +92,25 @@ def test_seeds_in_folders_of_their_own_are_one_front(script, tmp_path):
     assert rows(script, apart, pool=True) == rows(script, together)
     with pytest.raises(UserError, match="Seed 1 of dibs is in two of the folders"):
         script.read([together[0], apart[3]], pool=True)
-    longer = write(tmp_path / "longer", "dibs", [7], first_seed=9, steps=1200)
-    with pytest.raises(UserError, match="Seeds of dibs took 600 and 1,200 steps"):
-        script.read([together[0], longer], pool=True)
+    for other in (
+        {"steps": 1200},
+        {"settings": {"ent_coef": 0.1}},
+        {"experts": [FrontPolicy(EXPERT, 9, COST, COST, "expert")]},
+    ):
+        folder = write(tmp_path / "other", "dibs", [7], first_seed=9, **other)
+        with pytest.raises(UserError, match="Seeds of dibs differ, 1 policies in 600 steps with no settings and "):
+            script.read([together[0], folder], pool=True)
+
+
+def test_the_flag_pools_whatever_the_order(script, tmp_path, monkeypatch, capsys):
+    folders = [write(tmp_path / f"seed{k}", "dibs", [9 * k], first_seed=k) for k in range(3)]
+    said = []
+    for order in (folders, folders[::-1]):
+        monkeypatch.setattr(sys, "argv", ["fronts.py", *map(str, order), "--pool"])
+        script.main()
+        said.append(capsys.readouterr().out)
+    assert "| dibs | 3 | 1 | 10,900 [" in said[0]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("other", [{"gamma": 1.0}, {"env": "mo-hopper-v5"}, {"episodes": 5}])

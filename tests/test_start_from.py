@@ -47,6 +47,13 @@ def assert_equal(found, expected, but=()):
             assert torch.equal(found[name], value), name
 
 
+def test_only_the_beginning_speaks_of_it(start, tmp_path, capsys):
+    run = train(tmp_path / "run", TREASURE, "--start-from", start, steps=64)
+    assert "begin as those of" in capsys.readouterr().out
+    assert command("train", "--resume", run, "--steps", 128) == 0
+    assert "begin as those of" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("algo", ["ppo", "a2c", "sb3-ppo"])
 def test_at_its_first_step_it_is_the_other_run(algo, tmp_path, capsys):
     first = train(tmp_path / "first", RUNS[algo], steps=256)

@@ -138,11 +138,11 @@ class Front:
             preferences = self.plan.first_preferences(count, refine)
         elif not refine and len(preferences) < count:
             preferences = self.plan.more_preferences(preferences, count)
+        if count < len(preferences):
+            print_line(f"There are {len(preferences)} preferences already; --points {count} takes none of them away.")
         title = f"{self.plan.name} in {self.root}, {len(preferences)} of {max(count, len(preferences))} preferences"
         code, jobs = self._run(title, preferences, launcher)
         missing = count - len(preferences)
-        if missing < 0:
-            print_line(f"There are {len(preferences)} preferences already, more than --points {count}, and all of them stay.")
         if missing > 0 and not refine:
             print_line(
                 f"There are {len(preferences)} preferences, not {count}: a lattice of at most {count} adds none to them, and "

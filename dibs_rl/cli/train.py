@@ -175,7 +175,7 @@ def _announce(config: RunConfig, env: VectorRewardVecEnv, folder: RunFolder, mod
         f"{begin} {config.algo}/{config.combiner} on {config.env} ({env.backend} backend, {worlds}, "
         f"{model.device}): {len(env.objectives)} objectives ({', '.join(env.objectives)}), {p:,} policy parameters."
     )
-    if config.start_from and not config.resume:
+    if config.start_from and not model.num_timesteps:
         print_line(f"The networks begin as those of {folder.facts()['started_from']}.")
     if env.reward_transform is not None:
         print_line(f"Learnt from with {env.reward_transform}; returns are shown without it.")
