@@ -125,9 +125,10 @@ def test_experts_of_other_settings_are_not_taken_for_these(experts, monkeypatch,
         dispatch(["experts", *ENV, "--steps", "512", "--out", str(there)])
 
 
-def test_anchors_train_and_resume(experts, tmp_path):
+def test_anchors_train_and_resume(experts, tmp_path, capsys):
     run = tmp_path / "run"
     assert dispatch(["train", *ENV, *TINY, "--anchors", str(experts), "--out", str(run)]) == 0
+    assert f"The anchored game, with the experts of {experts}." in capsys.readouterr().out
     header = (run / "progress.csv").read_text().splitlines()[0].split(",")
     assert {"train/anchor_distance/treasure", "train/anchor_distance/time"} <= set(header)
     assert dispatch(["train", "--resume", str(run), "--steps", "512"]) == 0

@@ -20,7 +20,6 @@ from dibs_rl.metrics import front_measures, utility_weights, weight_control
 from dibs_rl.reporting.figures import png
 from dibs_rl.reporting.front_picture import FrontPoints, front_figure
 from dibs_rl.statistics import estimate, mean
-from dibs_rl.validation import to_plain
 from dibs_rl.yardstick import Yardstick
 
 _MEASURES = {
@@ -73,7 +72,7 @@ def _summary(
         "arm": plan.arm,
         "warm_start": plan.start.label,
         "transform": plan.transform,
-        "settings": to_plain(dict(plan.settings or {})),
+        "settings": dict(plan.settings or {}),
         **evaluated,
         "reference_point": reference,
         "reference_from": measure.source,

@@ -175,6 +175,8 @@ def _announce(config: RunConfig, env: VectorRewardVecEnv, folder: RunFolder, mod
         f"{begin} {config.algo}/{config.combiner} on {config.env} ({env.backend} backend, {worlds}, "
         f"{model.device}): {len(env.objectives)} objectives ({', '.join(env.objectives)}), {p:,} policy parameters."
     )
+    if config.anchors:
+        print_line(f"The anchored game, with the experts of {config.anchors}.")
     if config.start_from and not model.num_timesteps:
         print_line(f"The networks begin as those of {folder.facts()['started_from']}.")
     if env.reward_transform is not None:
