@@ -70,7 +70,7 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True, 
         UserError: If a folder holds no front, or nothing but experts that are left out; if they were not measured alike; if
             folders to be pooled share a seed, or differ in more than seeds.
     """
-    said = [read_json(folder / "front.json", "the folders are those of 'dibs-rl front', which writes it") for folder in folders]
+    said = [read_json(folder / "front.json", "folders are those of 'dibs-rl front', which writes it") for folder in folders]
     for folder, summary in zip(folders, said, strict=True):
         for name in (*_ALIKE, *([] if ref_point else ["reference_point"])):
             if summary[name] != said[0][name]:
