@@ -57,13 +57,16 @@ class Front:
     settings: Mapping[str, Any]
 
 
-def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True, pool: bool = False) -> list[Front]:
+def read(
+    folders: Sequence[Path], ref_point: str = "", *, experts: bool = True, first: int | None = None, pool: bool = False
+) -> list[Front]:
     """The fronts of folders.
 
     Args:
         folders: Of one environment.
         ref_point: Reference point by name; theirs, which must be the same, if not given.
         experts: Whether experts are policies of a front.
+        first: How many preferences of each seed are measured, in the order of their choice: the lattice first. All if None.
         pool: Whether folders with the same label are the seeds of one front.
 
     Raises:
@@ -77,27 +80,38 @@ def read(folders: Sequence[Path], ref_point: str = "", *, experts: bool = True, 
                 raise UserError(f"{folder} has {name} {summary[name]}, and {folders[0]} {said[0][name]}: they do not compare.")
     names = list(said[0]["reference_point"])
     reference = (yardstick(said[0]["env"], names, ref_point).reference if ref_point else None) or said[0]["reference_point"]
-    labels = [_label(summary) for summary in said]
-    again = Counter(labels)
-    found = []
-    for folder, summary, label in zip(folders, said, labels, strict=True):
-        policies = flagged([policy for policy in read_front(folder) if experts or not policy.is_expert])
-        if not policies:
-            raise UserError(f"{folder} has no policies but experts.")
-        costs = [RunFolder(folder / policy.folder).cost() for policy in policies if not policy.is_expert]
-        found.append(
-            Front(
-                label=label if pool or again[label] == 1 else f"{label} ({folder.name})",
-                env=summary["env"],
-                gamma=summary["gamma"],
-                policies=policies,
-                worth={seed: measures(own, reference) for seed, own in by_seed(policies).items()},
-                steps=summary["steps"],
-                cpu_seconds=[cost["cpu_seconds"] for cost in costs if cost],
-                settings=summary.get("settings", {}),  # the first fronts said none
-            )
-        )
-    return _pooled(found) if pool else found
+    fronts = [_front(folder, one, reference, experts, first) for folder, one in zip(folders, said, strict=True)]
+    if pool:
+        return _pooled(fronts)
+    again = Counter(front.label for front in fronts)
+    return [
+        front if again[front.label] == 1 else dataclasses.replace(front, label=f"{front.label} ({folder.name})")
+        for folder, front in zip(folders, fronts, strict=True)
+    ]
+
+
+def _front(
+    folder: Path, summary: Mapping[str, Any], reference: Mapping[str, float], experts: bool, first: int | None
+) -> Front:
+    """What a folder holds, measured."""
+    listed = read_front(folder)
+    traced = [policy for policy in listed if not policy.is_expert]
+    chosen = [policy for own in by_seed(traced).values() for policy in own[:first]]
+    policies = flagged([policy for policy in listed if policy in chosen or (experts and policy.is_expert)])
+    if not policies:
+        raise UserError(f"{folder} has no policies but experts.")
+    costs = [RunFolder(folder / policy.folder).cost() for policy in chosen]
+    of_experts = summary["expert_steps"]  # all others take as many as each other
+    return Front(
+        label=_label(summary),
+        env=summary["env"],
+        gamma=summary["gamma"],
+        policies=policies,
+        worth={seed: measures(own, reference) for seed, own in by_seed(policies).items()},
+        steps=of_experts + (summary["steps"] - of_experts) * len(chosen) // max(len(traced), 1),
+        cpu_seconds=[cost["cpu_seconds"] for cost in costs if cost],
+        settings=summary.get("settings", {}),  # the first fronts said none
+    )
 
 
 def _pooled(fronts: Sequence[Front]) -> list[Front]:
@@ -106,16 +120,12 @@ def _pooled(fronts: Sequence[Front]) -> list[Front]:
     for front in fronts:
         groups.setdefault(front.label, []).append(front)
     for label, group in groups.items():
-        if twice := [
-            seed for seed, folders in Counter(seed for front in group for seed in front.worth).items() if folders > 1
-        ]:
+        folders = Counter(seed for front in group for seed in front.worth)
+        if twice := [seed for seed, count in folders.items() if count > 1]:
             raise UserError(f"Seed {twice[0]} of {label} is in two of the folders: they cannot be pooled.")
-        made = [(len(one.policies) // len(one.worth), one.steps // len(one.worth), dict(one.settings)) for one in group]
-        if other := next((how for how in made if how != made[0]), None):
-            found = " and ".join(
-                f"{k} policies in {steps:,} steps with {said or 'no settings'}" for k, steps, said in (made[0], other)
-            )
-            raise UserError(f"Seeds of {label} differ, {found}: they cannot be pooled.")
+        made = [_how(front) for front in group]
+        if other := [how for how in made if how != made[0]]:
+            raise UserError(f"Seeds of {label} differ, {made[0]} and {other[0]}: they cannot be pooled.")
     return [
         dataclasses.replace(
             group[0],
@@ -126,6 +136,12 @@ def _pooled(fronts: Sequence[Front]) -> list[Front]:
         )
         for group in groups.values()
     ]
+
+
+def _how(front: Front) -> str:
+    """What seeds of one front have in common."""
+    n, settings = len(front.worth), dict(sorted(front.settings.items())) or "no settings"
+    return f"{len(front.policies) // n} policies in {front.steps // n:,} steps with {settings}"
 
 
 def _label(summary: Mapping[str, Any]) -> str:
@@ -159,11 +175,16 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="the first is what the others are held against")
     parser.add_argument("--ref-point", default="", help="by name, as forward=-100,energy=-500")
     parser.add_argument("--without-experts", action="store_true", help="measure what the preferences led to alone")
+    parser.add_argument(
+        "--first", type=int, help="preferences of each seed, in the order of their choice; the lattice is first"
+    )
     parser.add_argument("--pool", action="store_true", help="folders of one label are the seeds of one front")
     parser.add_argument("--out", type=Path, help="picture, a PNG file")
     flags = parser.parse_args()
+    if flags.first is not None and flags.first < 1:
+        parser.error(f"--first is at least 1; found {flags.first}")
     try:
-        fronts = read(flags.folders, flags.ref_point, experts=not flags.without_experts, pool=flags.pool)
+        fronts = read(flags.folders, flags.ref_point, experts=not flags.without_experts, first=flags.first, pool=flags.pool)
         print(table(fronts))
         if flags.out:
             groups = {front.label: front.policies for front in fronts}

@@ -102,6 +102,18 @@ def test_seeds_in_folders_of_their_own_are_one_front(script, tmp_path):
             script.read([together[0], folder], pool=True)
 
 
+def test_the_first_of_each_seed_alone(script, tmp_path):
+    """The lattice comes first; what is refined is left out with its steps, and experts stay what they are."""
+    returns = {"forward": 50.0, "energy": 0.0}
+    refined = [FrontPolicy({"forward": 0.9, "energy": 0.1}, seed, returns, returns, f"more{seed}") for seed in (0, 1)]
+    expert = [FrontPolicy(EXPERT, seed, COST, COST, f"expert{seed}") for seed in (0, 1)]
+    folder = write(tmp_path / "a", "dibs", [0, 10], experts=refined + expert, steps=1200, expert_steps=200)
+    all_of_it, first = (rows(script, [folder], first=count)[0] for count in (None, 1))
+    assert (all_of_it["policies"], all_of_it["hypervolume"], all_of_it["steps of a seed"]) == ("3", "15,000", "600")
+    assert (first["policies"], first["hypervolume"], first["steps of a seed"]) == ("2", "10,500", "350")
+    assert [row["policies"] for row in rows(script, [folder], first=1, experts=False)] == ["1"]
+
+
 def test_the_flag_pools_whatever_the_order(script, tmp_path, monkeypatch, capsys):
     folders = [write(tmp_path / f"seed{k}", "dibs", [9 * k], first_seed=k) for k in range(3)]
     said = []
