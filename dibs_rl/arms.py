@@ -12,7 +12,7 @@ from dibs_rl.errors import UserError, did_you_mean
 RANDOM, EXPERTS, EXPERT = "random", "experts", "expert-"
 _OWN: dict[str, dict[str, Any]] = {
     RANDOM: {"steps": 0, "eval_stochastic": True},
-    "sb3-ppo": {"algo": "sb3-ppo"},
+    "sb3-ppo": {"algo": "sb3-ppo", "combiner": "weighted-sum"},
     "dibs-anchored": {"combiner": "dibs", "anchors": "auto"},
     "dibs-fading": {"combiner": "dibs", "fading": True},
     "norm-sum-fading": {"combiner": "norm-sum", "fading": True},

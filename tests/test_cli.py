@@ -382,7 +382,7 @@ def mistakes(tmp_path):
             ["train", "--env", "mo-hopper", "--algo", "sac", "--no-fading"],
             "setting of ppo, a2c, sb3-ppo",
         ),
-        "key of another algorithm": (["train", "--config", of_others], "It is a setting of ppo, a2c, sb3-ppo, not of sac."),
+        "key of another algorithm": (["train", "--config", of_others], "It is a setting of ppo, a2c, sb3-ppo, not of sac.\n"),
         "flag misspelt": (["train", "--stesp", "3"], "options: --stesp, 3. Did you mean --steps? 'dibs-rl train"),
         "evaluate nothing": (["evaluate", tmp_path / "none"], "none does not exist."),
         "nothing of a front": (["evaluate", tmp_path / "none", "--preference", "1,1"], "none does not exist."),

@@ -220,6 +220,7 @@ def test_a_folder_knows_its_preferences_and_seeds(tmp_path):
         ({"arm": "dibs-fading", "settings": {"fading": False}}, "A front by dibs-fading says itself what fading is"),
         ({"arm": "sb3-ppo", "settings": {"algo": "ppo"}}, "A front by sb3-ppo says itself what algo is"),
         ({"arm": "weighted-sum", "settings": {"fading": True}}, "take norm-sum, or leave fading out"),
+        ({"arm": "sb3-ppo", "settings": {"fading": True}}, "take norm-sum, or leave fading out"),
         ({"objectives": ("forward",)}, "at least two objectives"),
         ({"arm": "sb3-ppo", "warm_start": "expert"}, "The policies of sb3-ppo are of another algorithm than experts"),
         ({"arm": "sb3-ppo", "warm_start": "expert-energy"}, "The policies of sb3-ppo are of another algorithm"),

@@ -68,7 +68,7 @@ def test_an_arm_says_what_it_is():
         "dibs-fading": {"combiner": "dibs", "fading": True},
         "mgda": {"combiner": "mgda"},
         "config": {"combiner": "config", "bargain_every": "minibatch"},  # it gives a direction and no weights
-        "sb3-ppo": {"algo": "sb3-ppo"},
+        "sb3-ppo": {"algo": "sb3-ppo", "combiner": "weighted-sum"},
         "random": {"steps": 0, "eval_stochastic": True},
         "expert-a": {},
         "expert-b": {},
