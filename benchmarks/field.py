@@ -45,7 +45,10 @@ from dibs_rl.front_study import FrontPlan
 from dibs_rl.provenance import versions
 from dibs_rl.yardstick import yardstick
 
-DEFAULT_METHODS = ("dibs", "dibs-fading-from-equal", "dibs-from-experts", "dibs-anchored", "weighted-sum", "sb3-ppo", *THEIRS)
+DEFAULT_METHODS = (
+    *("dibs", "dibs-fading-from-equal", "norm-sum-fading-from-equal", "dibs-from-experts", "dibs-anchored", "weighted-sum"),
+    *("sb3-ppo", *THEIRS),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -151,6 +151,7 @@ def test_policies_begin_as_that_of_equal_weights(front, tmp_path):
         (["--arm", "dibs-fading"], ("dibs-fading", "equal"), "From fronts.yaml: --warm-start equal. "),
         (["--warm-start", "none"], ("dibs-fading", "none"), "From fronts.yaml: --arm dibs-fading. "),
         (["--arm", "dibs"], ("dibs", "none"), ""),
+        (["--arm", "norm-sum-fading"], ("norm-sum-fading", "none"), ""),
         (["--arm", "dibs-fading", "--warm-start", "equal"], ("dibs-fading", "equal"), ""),
         (["--settings", "algo=sac"], ("dibs", "none"), ""),
         (["--settings", "reward_terms=a=reward_forward,b=reward_ctrl"], ("dibs", "none"), ""),
