@@ -213,8 +213,8 @@ def check_fading(combiner: Aggregator) -> None:
     """Raises a UserError if a combiner has no weights that could be multiplied by what is at stake."""
     if isinstance(combiner, AdvantageSum) and not combiner.normalise:
         raise UserError(
-            "Fading is for advantages without units, and weighted-sum adds them up in the rewards': take norm-sum, or leave "
-            "fading out."
+            "Fading is for advantages without units, and the weighted sum, SB3's too, adds them up in those of the rewards: "
+            "take norm-sum, or leave fading out."
         )
     if not isinstance(combiner, AdvantageSum | WeightedAggregator):
         raise UserError(f"{type(combiner).__name__} gives no weights on the objectives that could fade: leave fading out.")
