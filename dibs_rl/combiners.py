@@ -213,7 +213,7 @@ def check_fading(combiner: Aggregator) -> None:
     """Raises a UserError if a combiner has no weights that could be multiplied by what is at stake."""
     if isinstance(combiner, AdvantageSum) and not combiner.normalise:
         raise UserError(
-            "Fading is for advantages without units, and the weighted sum, SB3's too, adds them up in those of the rewards: "
+            "Fading is for advantages without units, and weighted-sum, as sb3-ppo, adds them up in those of the rewards: "
             "take norm-sum, or leave fading out."
         )
     if not isinstance(combiner, AdvantageSum | WeightedAggregator):
