@@ -46,8 +46,14 @@ from dibs_rl.provenance import versions
 from dibs_rl.yardstick import yardstick
 
 DEFAULT_METHODS = (
-    *("dibs", "dibs-fading-from-equal", "norm-sum-fading-from-equal", "dibs-from-experts", "dibs-anchored", "weighted-sum"),
-    *("sb3-ppo", *THEIRS),
+    "dibs",
+    "dibs-fading-from-equal",
+    "norm-sum-fading-from-equal",
+    "dibs-from-experts",
+    "dibs-anchored",
+    "weighted-sum",
+    "sb3-ppo",
+    *THEIRS,
 )
 
 

@@ -14,7 +14,7 @@ from torchjd.aggregation import Aggregator
 from dibs_rl.agents import SB3PPO, DiBSA2C, DiBSPPO, DiBSSAC
 from dibs_rl.agents.learner import VectorLearner
 from dibs_rl.by_objective import parse_preference, preference_vector
-from dibs_rl.combiners import make_combiner
+from dibs_rl.combiners import check_fading, make_combiner
 from dibs_rl.config import A2CConfig, OnPolicyConfig, PPOConfig, RunConfig, SACConfig
 from dibs_rl.envs import make, task_ids
 from dibs_rl.errors import UserError
@@ -126,7 +126,7 @@ def _sb3_ppo(config: PPOConfig, env: VectorRewardVecEnv) -> dict[str, Any]:
     if config.anchors:
         raise UserError("SB3's own PPO plays no game: leave --anchors out.")
     if config.fading:
-        raise UserError("SB3's own PPO adds rewards up, and no weight of it fades: leave --fading out.")
+        check_fading(_combiner(config, env))  # refuses
     shared = {name: getattr(config, name) for name in ("n_steps", "gae_lambda", "ent_coef", "max_grad_norm", "normalize_obs")}
     preference = preference_vector(parse_preference(config.preference), env.objectives)
     return {**shared, **_clipped(config), "preference": preference, "policy_kwargs": _networks(config)}
