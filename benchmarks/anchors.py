@@ -60,7 +60,7 @@ from dibs_rl.cli.train_config import read_config
 from dibs_rl.config import RunConfig
 from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.envs.tasks import TASKS
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, fail
 from dibs_rl.files import read_json, write_json
 from dibs_rl.games import positive_weights
 from dibs_rl.metrics import hypervolume, weight_control
@@ -256,7 +256,8 @@ def run_all(trainings: Sequence[Training], jobs: int) -> None:
                 print(f"{k}/{len(todo)}  {running[done].file} done", flush=True)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise SystemExit("Stopped; the same command goes on.") from None
+            sys.stderr.write("anchors.py: stopped; the same command goes on\n")
+            sys.exit(130)
 
 
 def is_done(training: Training) -> bool:
@@ -268,7 +269,7 @@ def is_done(training: Training) -> bool:
     other = [name for name in wanted if found.get(name) != wanted[name]]
     if other:
         name = other[0]
-        raise SystemExit(f"{training.file} is of {name} {found.get(name)!r}, and not {wanted[name]!r}: choose another --out.")
+        raise UserError(f"{training.file} is of {name} {found.get(name)!r}, and not {wanted[name]!r}: choose another --out.")
     return True
 
 
@@ -324,7 +325,7 @@ def main() -> None:
         run_all(trainings, flags.jobs)
         rows = table(trainings)
     except UserError as error:
-        sys.exit(f"anchors.py: error: {error}")
+        fail("anchors.py", str(error))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

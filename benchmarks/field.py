@@ -39,7 +39,7 @@ from dibs_rl.cli import front as front_command
 from dibs_rl.cli.benchmark import objectives_of
 from dibs_rl.cli.trainings import named_values
 from dibs_rl.envs import resolve_id
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, fail
 from dibs_rl.front_folder import points, read_front, read_result
 from dibs_rl.front_study import FrontPlan
 from dibs_rl.provenance import versions
@@ -215,4 +215,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except UserError as error:
-        sys.exit(f"field.py: error: {error}")
+        fail("field.py", str(error))

@@ -11,7 +11,6 @@ of each policy's own training.
 
 import argparse
 import dataclasses
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dibs_rl.cli.front_results import measures, write_picture
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, fail
 from dibs_rl.files import read_json
 from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, read_front
+from dibs_rl.reporting.figures import check_png
 from dibs_rl.reporting.tables import shown
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.statistics import estimate, mean
@@ -184,13 +184,15 @@ def main() -> None:
     if flags.first is not None and flags.first < 1:
         parser.error(f"--first is at least 1; found {flags.first}")
     try:
+        if flags.out:
+            check_png(flags.out)
         fronts = read(flags.folders, flags.ref_point, experts=not flags.without_experts, first=flags.first, pool=flags.pool)
         print(table(fronts))
         if flags.out:
             groups = {front.label: front.policies for front in fronts}
             write_picture(flags.out, f"{fronts[0].env}: policies of all seeds", fronts[0].env, fronts[0].gamma, groups)
     except UserError as error:
-        sys.exit(f"fronts.py: error: {error}")
+        fail("fronts.py", str(error))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import Any
 from throughput import EPOCHS, Clock, mixed
 
 from dibs_rl.cli.trainings import processors
+from dibs_rl.errors import fail
 
 ROBOTS = ("mo-halfcheetah-v5", "mo-hopper-v5", "mo-humanoid-v5")
 WORLDS = (256, 1_024, 4_096, 8_192, 16_384, 65_536)
@@ -308,8 +309,7 @@ def main() -> None:
         return
     why = missing(flags.device)
     if why:
-        print(why, file=sys.stderr)
-        sys.exit(2)
+        fail("gpu.py", why)
     print(machine(flags.device), flush=True)
     left = 60 * flags.minutes - (time.monotonic() - start) - _ENDING
     command = [sys.executable, __file__, "--measure", *sys.argv[1:], "--minutes", str(left / 60)]

@@ -1,7 +1,9 @@
 """What a user can mend: each of these ends a command with its one line and exit code 2."""
 
 import difflib
+import sys
 from collections.abc import Iterable
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -14,6 +16,12 @@ class LostRankError(UserError):
 
 class NonFiniteError(UserError):
     """A reward, advantage or gradient is NaN or infinite; the message names objective, environment and step."""
+
+
+def fail(program: str, message: str) -> NoReturn:
+    """Ends a program with one line on stderr, and exit code 2."""
+    sys.stderr.write(f"{program}: error: {' '.join(message.split())}\n")
+    sys.exit(2)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, alike: float = 0.6) -> str:

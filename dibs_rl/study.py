@@ -119,8 +119,8 @@ def validated_study(settings: Mapping[str, Any], source: str) -> Study:
     names = [part.name for part in dataclasses.fields(Study)]
     for key in settings:
         if key not in names:
-            hint = did_you_mean(str(key), names)
-            raise UserError(f"Unknown key {key!r} in {source}.{hint} The keys are {', '.join(names)}.")
+            hint = did_you_mean(str(key), names) or f" The keys are {', '.join(names)}."
+            raise UserError(f"Unknown key {key!r} in {source}.{hint}")
     named = {key: as_mapping(settings[key], key, source) for key in NAMED if key in settings}
     try:
         study = pydantic.TypeAdapter(Study).validate_python({**settings, **named})

@@ -40,7 +40,7 @@ def validated(algo: str, settings: Mapping[str, Any], source: str) -> Any:
     names = _names(cls)
     for key in settings:
         if key not in names:
-            hint = whose(algo, str(key)) or f"{did_you_mean(str(key), names)} The keys are {', '.join(names)}."
+            hint = whose(algo, str(key)) or did_you_mean(str(key), names) or f" The keys are {', '.join(names)}."
             raise UserError(f"Unknown key {key!r} in {source}.{hint}")
     plain = {**settings, **{key: by_objective_text(settings.get(key)) for key in BY_OBJECTIVE}}
     try:

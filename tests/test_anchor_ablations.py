@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dibs_rl.agents import DiBSPPO
 from dibs_rl.agents.anchors import Anchors
 from dibs_rl.cli.model import make_env
 from dibs_rl.config import PPOConfig
+from dibs_rl.errors import UserError
 from dibs_rl.metrics import hypervolume
 
 NAMES = ("reward_0", "reward_1")
@@ -131,10 +133,12 @@ def test_a_training_leaves_its_result(script, tmp_path, monkeypatch):
         (["--variants", "local", "--preferences", "1:1", "1:2:3"], "One preference weight for each of the 2 objectives"),
     ],
 )
-def test_mistakes_get_one_line(flags, message, script, tmp_path, monkeypatch):
+def test_mistakes_get_one_line(flags, message, script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["anchors.py", *flags, "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match=f"anchors.py: error: .*{message}"):
+    with pytest.raises(SystemExit) as ended:
         script.main()
+    assert ended.value.code == 2
+    assert re.fullmatch(rf"anchors\.py: error: .*{message}.*\n", capsys.readouterr().err)
 
 
 def differ(found, expected):
@@ -174,5 +178,5 @@ def test_a_result_of_other_settings_is_no_result(script, tmp_path):
     file.write_text(json.dumps({"settings": script.plain_settings(training.config)}))
     assert script.is_done(training)
     longer = PPOConfig(env="mo-halfcheetah-v5", seed=0, steps=training.config.steps + 1)
-    with pytest.raises(SystemExit, match=f"is of steps {training.config.steps}, and not {longer.steps}: choose another --out"):
+    with pytest.raises(UserError, match=f"is of steps {training.config.steps}, and not {longer.steps}: choose another --out"):
         script.is_done(script.Training("local", (1.0, 1.0), longer, file))

@@ -350,7 +350,7 @@ def mistakes(tmp_path):
         "no value": (["train", "--env"], "--env needs a value"),
         "a flag for a value": (["train", "--config", "--steps", 3], "--config needs a value"),
         "out of bounds": (["train", "--gamma", "2"], "gamma"),
-        "unknown key": (["train", "--config", unknown_key], "Did you mean learning_rate?"),
+        "unknown key": (["train", "--config", unknown_key], "key.yaml. Did you mean learning_rate?\n"),
         "bad value": (["train", "--config", bad_value], "n_steps"),
         "no YAML": (["train", "--config", no_yaml], "not valid YAML"),
         "no file": (["train", "--config", tmp_path / "nowhere.yaml"], "Cannot read"),

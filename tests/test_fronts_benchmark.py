@@ -125,6 +125,24 @@ def test_the_flag_pools_whatever_the_order(script, tmp_path, monkeypatch, capsys
     assert said[0] == said[1]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out", "fronts.jpg"], "must end in .png; found fronts.jpg"),
+        (["--first", "0"], "--first is at least 1; found 0"),
+        ([], "Cannot read "),
+    ],
+)
+def test_mistakes_get_one_line(script, tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.setattr(sys, "argv", ["fronts.py", str(tmp_path), *flags])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("other", [{"gamma": 1.0}, {"env": "mo-hopper-v5"}, {"episodes": 5}])
 def test_fronts_that_do_not_compare_are_refused(script, tmp_path, other):
     folders = [write(tmp_path / "a", "dibs", [0]), write(tmp_path / "b", "norm-sum", [0], **other)]

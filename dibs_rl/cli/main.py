@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dibs_rl import __version__
-from dibs_rl.errors import UserError, did_you_mean
+from dibs_rl.errors import UserError, did_you_mean, fail
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -32,13 +32,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         sys.exit(dispatch(arguments))
     except UserError as error:
-        _fail(str(error))
+        fail("dibs-rl", str(error))
     except OSError as error:
         if error.errno in _NO_ROOM:
-            _fail(f"Cannot write {error.filename or 'a file'}: {error.strerror}; what was saved before is whole.")
+            fail("dibs-rl", f"Cannot write {error.filename or 'a file'}: {error.strerror}; what was saved before is whole.")
         if error.errno not in _NO_WAY or not error.filename:
             raise
-        _fail(f"Cannot use {error.filename}: {error.strerror}.")
+        fail("dibs-rl", f"Cannot use {error.filename}: {error.strerror}.")
     except KeyboardInterrupt:
         sys.stderr.write("\ndibs-rl: stopped\n")
         sys.exit(130)
@@ -73,8 +73,3 @@ def _print_help() -> None:
     lines += [f"  {name:10} {text}" for name, text in COMMANDS.items()]
     lines += ["", "'dibs-rl COMMAND --help' lists the flags of a command."]
     sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _fail(message: str) -> None:
-    sys.stderr.write(f"dibs-rl: error: {' '.join(message.split())}\n")
-    sys.exit(2)

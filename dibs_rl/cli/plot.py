@@ -16,7 +16,7 @@ from dibs_rl.envs import base_and_transform
 from dibs_rl.envs.registry import return_unit
 from dibs_rl.errors import UserError
 from dibs_rl.files import atomic_write
-from dibs_rl.reporting.figures import CurvePanel, curve_figure, png
+from dibs_rl.reporting.figures import CurvePanel, check_png, curve_figure, png
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.validation import to_plain
 
@@ -62,8 +62,7 @@ def run(arguments: list[str]) -> int:
     if not flags.runs:
         raise UserError("Name at least one run folder.")
     out = flags.out or _folder_of(flags.runs) / "curves.png"
-    if out.suffix != ".png":
-        raise UserError(f"The picture is a PNG file: --out must end in .png; found {out}.")
+    check_png(out)
     draw_runs([RunFolder.open(path) for path in flags.runs], out)
     print_line(f"Picture: {out}")
     return 0

@@ -5,6 +5,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -14,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from dibs_rl.curves import Curve
+from dibs_rl.errors import UserError
 from dibs_rl.reporting.palette import Look, looks
 from dibs_rl.statistics import Estimate
 
@@ -118,6 +120,16 @@ def point_figure(title: str, panels: Sequence[PointPanel], columns: int) -> Figu
         for axis, panel in zip(axes, panels, strict=True):
             _cut_off(axis, panel, by_label)
     return figure
+
+
+def check_png(out: Path) -> None:
+    """Refuses a file for a picture that is not named as the one kind that is drawn.
+
+    Raises:
+        UserError: If it does not end in `.png`.
+    """
+    if out.suffix != ".png":
+        raise UserError(f"The picture is a PNG file: --out must end in .png; found {out}.")
 
 
 def png(figure: Figure) -> bytes:
