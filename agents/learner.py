@@ -168,7 +168,14 @@ def take_networks(policy: BasePolicy, other: BasePolicy) -> None:
     Raises:
         UserError: If the networks have other shapes.
     """
-    try:
-        policy.load_state_dict(other.state_dict())
-    except RuntimeError as error:
-        raise UserError(f"The networks do not fit: {' '.join(str(error).split())}.") from None
+    own, theirs = ({name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (policy, other))
+    for name in {**own, **theirs}:  # first: what fits would be taken before the rest is refused
+        if own.get(name) != theirs.get(name):
+            raise UserError(
+                f"The networks do not fit: {name} is {_shape(own.get(name))}, and theirs is {_shape(theirs.get(name))}."
+            )
+    policy.load_state_dict(other.state_dict())
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {list(shape)}"

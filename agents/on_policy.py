@@ -26,8 +26,9 @@ class VectorOnPolicy(CombinedUpdate):
     """
 
     def __init__(self, policy: str | type[VectorCritic], env: Any, **kwargs: Any) -> None:
-        if kwargs.get("rollout_buffer_class") is not None:
-            raise UserError("rollout_buffer_class cannot be changed: SB3's buffers hold scalar rewards.")
+        for refused in ("rollout_buffer_class", "rollout_buffer_kwargs"):
+            if kwargs.get(refused):
+                raise UserError(f"{refused} cannot be changed: SB3's buffers hold scalar rewards.")
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:

@@ -9,8 +9,8 @@ one for each of the preferences given, from the same experts, which are trained 
 the folder (`--out`), and is not repeated: the same command goes on where it was stopped. Printed last, over seeds, with 95%
 bootstrap intervals: returns for equal preferences, the hypervolume of the policies together (discount and reference point
 from configs/fronts.yaml), the rank correlation of weight and return, and, paired by seed, how much the hypervolume is above
-the first variant's. The experts' steps are the same for all variants but `local`, `fading` and `random`, which need none;
-they are not counted here.
+the first variant's. The experts' steps are not counted here: `half` needs half of the others', and `local`, `fading` and
+`random` none.
 
 Variants:
     local              the local game, without experts
@@ -60,7 +60,7 @@ from dibs_rl.cli.train_config import read_config
 from dibs_rl.config import RunConfig
 from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.envs.tasks import TASKS
-from dibs_rl.errors import UserError, fail
+from dibs_rl.errors import UserError, check_same, fail
 from dibs_rl.files import read_json, write_json
 from dibs_rl.games import positive_weights
 from dibs_rl.metrics import hypervolume, weight_control
@@ -150,7 +150,9 @@ def train(training: Training) -> None:
         model = make_model(training, env)
         model.learn(config.steps, callback=NoiseFloor() if training.variant == "noise-floor" else None)
     found = evaluated(config, model, config.eval_episodes)
-    write_json(training.file, {**found, "preference": training.preference, "settings": plain_settings(config)})
+    write_json(
+        training.file, {**found, "preference": training.preference, "settings": plain_settings(config), **experts_of(config)}
+    )
 
 
 def make_model(training: Training, env: VectorRewardVecEnv) -> DiBSPPO:
@@ -264,13 +266,17 @@ def is_done(training: Training) -> bool:
     """Whether there is a result; one of other settings ends the command."""
     if not training.file.is_file():
         return False
-    found = read_json(training.file, _REMEDY)["settings"]
-    wanted = plain_settings(training.config)
-    other = [name for name in wanted if found.get(name) != wanted[name]]
-    if other:
-        name = other[0]
-        raise UserError(f"{training.file} is of {name} {found.get(name)!r}, and not {wanted[name]!r}: choose another --out.")
+    found, now = read_json(training.file, _REMEDY), experts_of(training.config)
+    check_same(f"{training.file} is of", found["settings"], plain_settings(training.config), "choose another --out")
+    if "experts" in found:  # the first results did not say which they were
+        check_same(f"{training.file} is of", found, now, "choose another --out")
     return True
+
+
+def experts_of(config: RunConfig) -> dict[str, Any]:
+    """Which experts a training has, by the hashes of their models: its settings say the folder alone."""
+    models = expert_facts(Path(config.anchors))["models"] if config.anchors else {}
+    return {"experts": {name: model["sha256"] for name, model in models.items()}}
 
 
 def plain_settings(config: RunConfig) -> dict[str, Any]:

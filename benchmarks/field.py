@@ -26,6 +26,7 @@ CPU seconds are of the training's processes.
 """
 
 import argparse
+import dataclasses
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,13 +34,15 @@ from pathlib import Path
 from typing import Any
 
 from field_others import THEIRS, run_theirs
-from field_rows import Contest, Row, read_row, write_row, write_table
+from field_rows import Contest, Row, begin, read_row, write_row, write_table
 
 from dibs_rl.cli import front as front_command
 from dibs_rl.cli.benchmark import objectives_of
+from dibs_rl.cli.front_results import trained_with
 from dibs_rl.cli.trainings import named_values
 from dibs_rl.envs import resolve_id
 from dibs_rl.errors import UserError, fail
+from dibs_rl.files import read_json
 from dibs_rl.front_folder import points, read_front, read_result
 from dibs_rl.front_study import FrontPlan
 from dibs_rl.provenance import versions
@@ -63,19 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     contest = read_contest(flags)
     settings = {method: _settings(flags, method) for method in flags.methods}
     check_methods(contest, flags.methods)
+    shipped = {method: shipped_settings(contest, method, settings[method]) for method in flags.methods}
     flags.out.mkdir(parents=True, exist_ok=True)
-    missing = [
-        (method, seed)
-        for method in flags.methods
-        for seed in flags.seeds
-        if read_row(flags.out, contest, method, seed, settings[method]) is None
-    ]
+    wanted = [(method, seed) for method in flags.methods for seed in flags.seeds]
+
+    def row_of(method: str, seed: int) -> Row | None:
+        return read_row(flags.out, contest, method, seed, settings[method], shipped[method])
+
+    missing = [one for one in wanted if row_of(*one) is None]
     try:
         code = run_missing(contest, missing, settings, flags.out, flags.jobs)
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    wanted = [(method, seed) for method in flags.methods for seed in flags.seeds]
-    rows = [row for one in wanted if (row := read_row(flags.out, contest, *one, settings[one[0]]))]
+    rows = [row for one in wanted if (row := row_of(*one))]
     if rows:
         file = write_table(flags.out, contest, rows)
         print(f"{file.read_text()}\n{len(rows)} of {len(wanted)} rows. Table: {file}")
@@ -164,6 +167,16 @@ def front_steps(contest: Contest, method: str) -> int:
     return contest.budget // (policies + len(plan.experts))
 
 
+def shipped_settings(contest: Contest, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings that the trainings of a front of ours have; nothing of another method."""
+    if method in THEIRS:
+        return {}
+    given = {"steps": front_steps(contest, method), "eval_episodes": contest.episodes, **settings}
+    plan = dataclasses.replace(plan_of(contest, method), settings=given, transform=contest.transform)
+    _, jobs = plan.jobs(plan.first_preferences(contest.points, contest.refine), contest.gamma)
+    return trained_with(jobs[-1].config)
+
+
 def plan_of(contest: Contest, method: str) -> FrontPlan:
     """The front of a method: behind `-from-` stands what the arm's policies begin as, `experts` or one by its own name.
 
@@ -194,6 +207,7 @@ def run_front(contest: Contest, method: str, seed: int, settings: Mapping[str, A
         "out": folder,
         **({"transform": contest.transform} if contest.transform else {}),
     }
+    begin(folder, contest, settings)
     of_runs = [f"{name}={value}" for name, value in {"eval_episodes": contest.episodes, **settings}.items()]
     flags = [text for name, value in words.items() for text in (f"--{name}", str(value))]
     code = front_command.run([*flags, "--settings", *of_runs])
@@ -208,7 +222,9 @@ def front_row(folder: Path) -> Row:
     results = [read_result(folder, policy) for policy in policies]
     spent = {key: sum(result["cost"][key] for result in results) for key in ("seconds", "cpu_seconds")}
     steps = sum(result["steps"] for result in results)
-    return {"returns": points(policies).tolist(), "steps": steps, "selection_steps": 0, **spent, "versions": versions()}
+    taken = {"steps": steps, "selection_steps": 0, **spent, "versions": versions()}
+    known = read_json(folder / "front.json", "'dibs-rl front' writes it anew")["trained_with"]
+    return {"returns": points(policies).tolist(), "trained_with": known, **taken}
 
 
 if __name__ == "__main__":

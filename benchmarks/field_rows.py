@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dibs_rl.envs.scaling import parse_transform
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, check_same
 from dibs_rl.files import atomic_write, read_json, write_json
 from dibs_rl.metrics import front_measures, utility_weights
 from dibs_rl.statistics import CONFIDENCE, LEAST_SEEDS, estimate, mean
@@ -81,8 +81,32 @@ def write_row(root: Path, contest: Contest, row: Row) -> None:
     write_json(row_file(root, row["method"], row["seed"]), {"contest": asdict(contest), **row})
 
 
-def read_row(root: Path, contest: Contest, method: str, seed: int, settings: Mapping[str, Any]) -> Row | None:
+def begin(folder: Path, contest: Contest, settings: Mapping[str, Any]) -> None:
+    """Marks a folder of trainings, so that no other contest goes on with them.
+
+    Raises:
+        UserError: If they are of another contest, or have other settings.
+    """
+    file = folder / "contest.json"
+    wanted = _plain(contest, settings)
+    if file.is_file():
+        check_same(f"{file} is of", read_json(file, "move its folder away"), wanted, "choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, wanted)
+
+
+def read_row(
+    root: Path, contest: Contest, method: str, seed: int, settings: Mapping[str, Any], shipped: Mapping[str, Any] | None = None
+) -> Row | None:
     """The row of a method and seed, if they are done.
+
+    Args:
+        root: Folder of the results.
+        contest: What is the same for all.
+        method: Its name.
+        seed: Of its training.
+        settings: What is said of the method.
+        shipped: All settings that its trainings would have now; what the row does not know of them is passed over.
 
     Raises:
         UserError: If it is of another contest, or was made with other settings.
@@ -91,14 +115,17 @@ def read_row(root: Path, contest: Contest, method: str, seed: int, settings: Map
     if not file.is_file():
         return None
     row = read_json(file, "move it away and its training is done again")
-    wanted = json.loads(json.dumps({"settings": settings, **asdict(contest)}))
-    found = {"settings": row["settings"], **row["contest"]}
-    other = [key for key in wanted if found.get(key) != wanted[key]]
-    if other:
-        raise UserError(
-            f"{file} is of {other[0]} {found.get(other[0])!r}, and not {wanted[other[0]]!r}: choose another --out."
-        )
+    check_same(
+        f"{file} is of", {"settings": row["settings"], **row["contest"]}, _plain(contest, settings), "choose another --out"
+    )
+    if "trained_with" in row:
+        check_same(f"{file} was trained with", row["trained_with"], shipped or {}, "choose another --out")
     return row
+
+
+def _plain(contest: Contest, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A contest and a method's settings as JSON holds them."""
+    return json.loads(json.dumps({"settings": settings, **asdict(contest)}))
 
 
 def write_table(root: Path, contest: Contest, rows: Sequence[Row]) -> Path:

@@ -11,6 +11,7 @@ of each policy's own training.
 
 import argparse
 import dataclasses
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dibs_rl.cli.front_results import measures, write_picture
-from dibs_rl.errors import UserError, fail
+from dibs_rl.errors import UserError, check_same, fail
 from dibs_rl.files import read_json
 from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, read_front
 from dibs_rl.reporting.figures import check_png
@@ -44,7 +45,8 @@ class Front:
         worth: Measures by seed.
         steps: Environment steps of all seeds.
         cpu_seconds: Of each policy's training, experts left out.
-        settings: Of the trainings, over those that are shipped, as far as the folder says them.
+        given: Settings of the trainings over those that are shipped, as far as the folder says them.
+        settings: All of them; None where the folder does not say them.
     """
 
     label: str
@@ -54,7 +56,8 @@ class Front:
     worth: dict[int, dict[str, float]]
     steps: int
     cpu_seconds: Sequence[float]
-    settings: Mapping[str, Any]
+    given: Mapping[str, Any]
+    settings: Mapping[str, Any] | None
 
 
 def read(
@@ -96,6 +99,10 @@ def _front(
     """What a folder holds, measured."""
     listed = read_front(folder)
     traced = [policy for policy in listed if not policy.is_expert]
+    if len({len(own) for own in by_seed(traced).values()}) > 1:
+        raise UserError(
+            f"{folder} has fewer policies of some seeds than of others: its 'dibs-rl front' trains what is missing."
+        )
     chosen = [policy for own in by_seed(traced).values() for policy in own[:first]]
     policies = flagged([policy for policy in listed if policy in chosen or (experts and policy.is_expert)])
     if not policies:
@@ -110,7 +117,8 @@ def _front(
         worth={seed: measures(own, reference) for seed, own in by_seed(policies).items()},
         steps=of_experts + (summary["steps"] - of_experts) * len(chosen) // max(len(traced), 1),
         cpu_seconds=[cost["cpu_seconds"] for cost in costs if cost],
-        settings=summary.get("settings", {}),  # the first fronts said none
+        given=summary.get("settings", {}),  # the first fronts said none
+        settings=summary.get("trained_with"),  # nor these
     )
 
 
@@ -126,6 +134,14 @@ def _pooled(fronts: Sequence[Front]) -> list[Front]:
         made = [_how(front) for front in group]
         if other := [how for how in made if how != made[0]]:
             raise UserError(f"Seeds of {label} differ, {made[0]} and {other[0]}: they cannot be pooled.")
+        full = [front.settings for front in group if front.settings is not None]
+        for settings in full:
+            check_same(f"Seeds of {label} differ, with", full[0], settings, "they cannot be pooled")
+        if len(group) > max(len(full), 1):
+            print(
+                f"Not every folder of {label} says what it was trained with: shipped settings are taken for the same.",
+                file=sys.stderr,
+            )
     return [
         dataclasses.replace(
             group[0],
@@ -140,7 +156,7 @@ def _pooled(fronts: Sequence[Front]) -> list[Front]:
 
 def _how(front: Front) -> str:
     """What seeds of one front have in common."""
-    n, settings = len(front.worth), dict(sorted(front.settings.items())) or "no settings"
+    n, settings = len(front.worth), dict(sorted(front.given.items())) or "no settings"
     return f"{len(front.policies) // n} policies in {front.steps // n:,} steps with {settings}"
 
 

@@ -2,8 +2,8 @@
 
 import difflib
 import sys
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, NoReturn
 
 
 class UserError(ValueError):
@@ -22,6 +22,26 @@ def fail(program: str, message: str) -> NoReturn:
     """Ends a program with one line on stderr, and exit code 2."""
     sys.stderr.write(f"{program}: error: {' '.join(message.split())}\n")
     sys.exit(2)
+
+
+def check_same(
+    what: str, before: Mapping[str, Any], now: Mapping[str, Any], mend: str, passed_over: Container[str] = ()
+) -> None:
+    """Refuses to go on with what was made in another way.
+
+    Args:
+        what: What is there, up to the name of what differs: `"runs/a is a run with"`.
+        before: How it was made, by name.
+        now: How it would be made; what this does not name is passed over.
+        mend: What to do about it.
+        passed_over: Names that may differ.
+
+    Raises:
+        UserError: If anything else does.
+    """
+    for key, wanted in now.items():
+        if key not in passed_over and before.get(key) != wanted:
+            raise UserError(f"{what} {key} {before.get(key)!r}, and not {wanted!r}: {mend}.")
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, alike: float = 0.6) -> str:

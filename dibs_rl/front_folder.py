@@ -106,12 +106,16 @@ def read_front(root: Path) -> list[FrontPolicy]:
             policies = [_policy(row) for row in csv.DictReader(stream)]
         if not policies:
             raise ValueError("it has no rows")
+    except OSError as error:
+        raise UserError(f"Cannot read {file}: {error.strerror}; 'dibs-rl front' writes it anew.") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} does not list a front's policies: {error}; 'dibs-rl front' writes it anew.") from None
     return policies
 
 
-def _policy(row: Mapping[str, str]) -> FrontPolicy:
+def _policy(row: Mapping[Any, str]) -> FrontPolicy:
+    if None in row:  # how the csv module keeps what has no column
+        raise ValueError("a row has more fields than there are columns")
     preference, returns, discounted = (
         {column.removeprefix(prefix): float(row[column]) for column in row if column.startswith(prefix)}
         for prefix in (_PREFERENCE, _RETURN, _DISCOUNTED)
@@ -125,7 +129,7 @@ def choose(policies: Sequence[FrontPolicy], preference: Sequence[float] | Mappin
     """The policy of a front that suits a preference best, and its utility.
 
     The utility is the weighted mean `sum_i p_i x_i / sum_i p_i` of the discounted returns, each normalised by the nondominated
-    policies' own: x_i is 0 for the least of them and 1 for the greatest.
+    policies' own: x_i is 0 for the least of them and 1 for the greatest, and for all where they are equal.
 
     Args:
         policies: Of the front.
@@ -141,7 +145,8 @@ def choose(policies: Sequence[FrontPolicy], preference: Sequence[float] | Mappin
     marks = nondominated(points(policies)).tolist()  # over all seeds
     candidates = [policy for policy, mark in zip(policies, marks, strict=True) if mark]
     utility = preferred_sum({name: weight / sum(weights.values()) for name, weight in weights.items()})
-    worth = [utility(dict(zip(names, row, strict=True))) for row in normalised(points(candidates)).tolist()]
+    equal = np.ptp(points(candidates), axis=0) == 0
+    worth = [utility(dict(zip(names, row, strict=True))) for row in (normalised(points(candidates)) + equal).tolist()]
     best = int(np.argmax(worth))
     return candidates[best], worth[best]
 

@@ -197,6 +197,9 @@ class FrontPlan:
                 "--gamma as it was, or choose another --out."
             )
         weights = [own["preference"] for own in study.arms.values() if own and own.get("preference")]
+        if weights and list(weights[0]) != list(self.objectives):
+            names, wanted = ", ".join(weights[0]), ", ".join(self.objectives)
+            raise UserError(f"{root} holds a front of {names}, and not of {wanted}: choose another --out.")
         plan = dataclasses.replace(self, seeds=tuple(dict.fromkeys([*study.seeds, *self.seeds])))
         return plan, np.array([[one[name] for name in self.objectives] for one in weights])
 

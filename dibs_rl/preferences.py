@@ -69,7 +69,7 @@ def lattice_from(start: np.ndarray | None, m: int, points: int) -> np.ndarray:
 
 
 def with_finer_lattice(preferences: ArrayLike, points: int, start: np.ndarray | None = None) -> np.ndarray:
-    """Preferences `[k, m]`; behind them what the finest lattice of at most so many points has more, if it has all of them.
+    """Preferences `[k, m]`; behind them what the finest lattice has more that has all of them and at most so many points.
 
     Args:
         preferences: Those that there are.
@@ -77,10 +77,12 @@ def with_finer_lattice(preferences: ArrayLike, points: int, start: np.ndarray | 
         start: See `lattice_from`.
     """
     known = np.asarray(preferences, dtype=float)
-    finer = lattice_from(start, known.shape[1], points)
     vectors = set(map(_vector, known))
-    nested = vectors <= set(map(_vector, finer))
-    return np.concatenate([known, *(weights[None] for weights in finer if nested and _vector(weights) not in vectors)])
+    for room in range(points, len(known), -1):
+        finer = lattice_from(start, known.shape[1], room)
+        if vectors <= set(map(_vector, finer)):
+            return np.concatenate([known, *(weights[None] for weights in finer if _vector(weights) not in vectors)])
+    return known
 
 
 def refined(preferences: ArrayLike, returns: ArrayLike, count: int, reference: ArrayLike | None = None) -> np.ndarray:

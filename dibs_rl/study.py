@@ -16,7 +16,7 @@ import yaml
 
 from dibs_rl import arms, conditions
 from dibs_rl.config import OF_TASK, Count, RunConfig, Seed
-from dibs_rl.errors import UserError, did_you_mean
+from dibs_rl.errors import UserError, check_same, did_you_mean
 from dibs_rl.files import atomic_write, load_yaml
 from dibs_rl.shipped import CONFIGS, shipped_file
 from dibs_rl.validation import first_error, validated
@@ -247,11 +247,7 @@ def _merged(before: Mapping[str, Any], study: Study, path: Path) -> dict[str, An
         # random and the experts are run on the rewards as they are, whether that is one of the conditions or not
         always = {conditions.AS_IT_IS: ""} if part == "conditions" else {}
         held, now = before.get(part) or {}, {**always, **getattr(study, part)}
-        other = [name for name in now if name in held and now[name] != held[name]]
-        if other:
-            raise UserError(
-                f"{path} holds a study whose {part} have {other[0]} as {held[other[0]]!r}, and not as {now[other[0]]!r}: "
-                "choose another --out, or other names."
-            )
+        both = {name: now[name] for name in now if name in held}
+        check_same(f"{path} holds a study whose {part} have", held, both, "choose another --out, or other names")
         plain[part] = {**held, **now}
     return {**plain, "seeds": sorted({*before.get("seeds", []), *study.seeds})}

@@ -15,6 +15,7 @@ from fake_studies import write_result, write_run
 from dibs_rl.envs import make
 from dibs_rl.errors import UserError
 from dibs_rl.evaluation import evaluate
+from dibs_rl.files import write_json
 from dibs_rl.front_folder import FrontPolicy, write_front
 from dibs_rl.metrics import front_measures
 from dibs_rl.statistics import estimate, mean
@@ -129,13 +130,18 @@ def test_a_front_becomes_a_row(tmp_path, monkeypatch):
             write_result(root / folder, returns, seed=3, cost=cost)
             policies.append(FrontPolicy(dict(zip(NAMES, preference, strict=True)), 3, returns, returns, str(folder)))
         write_front(root, policies)
+        write_json(root / "front.json", {"trained_with": now | {"ent_coef": 0.5}})
         return 0
 
     monkeypatch.setattr(field.front_command, "run", train)
     contest = dataclasses.replace(CONTEST, transform="energy=1e3")
+    now = field.shipped_settings(contest, "dibs-anchored", {"n_epochs": 2})
     assert field.run_front(contest, "dibs-anchored", 3, {"n_epochs": 2}, tmp_path, 1) == 0
     found = field_rows.read_row(tmp_path, contest, "dibs-anchored", 3, {"n_epochs": 2})
     assert found["returns"] == [[0.0, 0.0], [1.0, -1.0]]
+    assert (now["steps"], now["n_epochs"], now["ent_coef"]) == (200, 2, 0.0)
+    with pytest.raises(UserError, match=r"trained with ent_coef 0\.5, and not 0\.0: choose another --out"):
+        field_rows.read_row(tmp_path, contest, "dibs-anchored", 3, {"n_epochs": 2}, now)
     steps = [json.loads(file.read_text())["steps"] for file in tmp_path.rglob("result.json")]
     assert (found["steps"], found["seconds"], found["cpu_seconds"]) == (sum(steps), 10, 8)
     (flags,) = asked
@@ -144,11 +150,20 @@ def test_a_front_becomes_a_row(tmp_path, monkeypatch):
     assert flags[flags.index("--settings") + 1 :] == ["eval_episodes=2", "n_epochs=2"]
 
 
+def test_no_other_contest_goes_on_with_what_one_has_begun(tmp_path):
+    field_rows.begin(tmp_path / "new", CONTEST, {})
+    field_rows.begin(tmp_path / "new", CONTEST, {})
+    with pytest.raises(UserError, match=r"contest\.json is of refine 0\.0, and not 0\.5: choose another --out"):
+        field_rows.begin(tmp_path / "new", dataclasses.replace(CONTEST, refine=0.5), {})
+    with pytest.raises(UserError, match=r"is of settings \{\}, and not \{'n_epochs': 2\}"):
+        field_rows.begin(tmp_path / "new", CONTEST, {"n_epochs": 2})
+
+
 def test_a_stopped_front_has_no_row_and_ends_all(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(field.front_command, "run", lambda flags: 130)
     flags = ["--methods", "dibs", "norm-sum", "capql", "--budget", "1200", "--points", "4", "--out", str(tmp_path)]
     assert field.main(flags) == 130
-    assert not list(tmp_path.rglob("*.json"))
+    assert not list(tmp_path.rglob("rows/*"))
     assert "the same command goes on" in capsys.readouterr().out
 
 

@@ -155,9 +155,12 @@ def test_a_lattice_grows_and_the_policy_that_others_begin_as_stays_its_first(how
     without_middle = how in ("equal", "forward=1e308,energy=1e308") and count % 2 == 0
     assert len(np.unique(begun, axis=0)) == len(begun) == count - without_middle
     assert np.array_equal(plan.more_preferences(begun, count), begun)  # the same command again
-    more = plan.more_preferences(begun, 101 - 1 + (how == "forward=1,energy=8"))
+    more = plan.more_preferences(begun, 101)
     assert np.array_equal(more[: len(begun)], begun)
-    assert len(np.unique(more, axis=0)) == len(more)
+    beside = how == "forward=1,energy=8"  # the first is none of the lattice's own
+    divisions = len(begun) - 1 - beside
+    finest = divisions * ((100 - beside) // divisions)  # that has the others' points, and room in 101
+    assert len(np.unique(more, axis=0)) == len(more) == finest + 1 + beside
     if how != "none":
         assert np.array_equal(begun[0], plan.start.preference)
 
@@ -202,6 +205,8 @@ def test_a_folder_knows_its_preferences_and_seeds(tmp_path):
         with pytest.raises(UserError, match="choose another --out"):
             dataclasses.replace(CHEETAH, **other).begun(tmp_path, 0.99)
         assert dataclasses.replace(CHEETAH, **other).folder != CHEETAH.folder
+    with pytest.raises(UserError, match="holds a front of forward, energy, and not of speed, energy: choose another --out"):
+        dataclasses.replace(CHEETAH, objectives=("speed", "energy")).begun(tmp_path, 0.99)
     with pytest.raises(UserError, match=r"discounted by 0\.99, and not by 1\.0: a front keeps its discount"):
         CHEETAH.begun(tmp_path, 1.0)
     (tmp_path / "study.yaml").write_text(f"name: {CHEETAH.name}\n")
@@ -251,10 +256,10 @@ def test_the_table_is_about_environments_that_there_are():
 @pytest.mark.parametrize(
     ("env", "arm", "warm_start", "found"),
     [
-        ("mo-halfcheetah-v5", "", "", ("dibs-fading", "equal")),
-        ("mo-halfcheetah-v5", "dibs-fading", "", ("dibs-fading", "equal")),
-        ("mo-halfcheetah-v5", "", "none", ("dibs-fading", "none")),
-        ("mo-halfcheetah-v5", "weighted-sum", "", ("weighted-sum", "none")),  # a start is measured with its arm alone
+        ("mo-halfcheetah-v5", "", "", ("norm-sum-fading", "equal")),
+        ("mo-halfcheetah-v5", "norm-sum-fading", "", ("norm-sum-fading", "equal")),
+        ("mo-halfcheetah-v5", "", "none", ("norm-sum-fading", "none")),
+        ("mo-halfcheetah-v5", "dibs-fading", "", ("dibs-fading", "none")),  # a start is measured with its arm alone
         ("mo-halfcheetah-v5", "dibs", "expert", ("dibs", "expert")),
         ("four-room-v0", "", "", ("dibs", "none")),
         ("four-room-v0", "", "equal", ("dibs", "equal")),
@@ -322,6 +327,15 @@ def test_a_broken_front_gets_one_line(tmp_path, text):
         read_front(tmp_path)
 
 
+def test_a_front_with_too_many_fields_or_none_at_all(tmp_path):
+    with pytest.raises(UserError, match=r"Cannot read .*front.csv: No such file or directory; 'dibs-rl front' writes it anew"):
+        read_front(tmp_path)
+    write_front(tmp_path, flagged([policy(1, 2)]))
+    front_file(tmp_path).write_text(front_file(tmp_path).read_text().rstrip() + ",more\n")
+    with pytest.raises(UserError, match="more fields than there are columns"):
+        read_front(tmp_path)
+
+
 def test_a_policy_is_what_its_result_says(tmp_path):
     write_run(tmp_path / "run", "mo-halfcheetah-v5", NAMES)
     write_result(tmp_path / "run", {"forward": 3.0, "energy": -4.0})
@@ -356,6 +370,12 @@ def test_the_policy_with_the_greatest_utility_in_normalised_returns(preference, 
     best, worth = choose(FRONT, parse_preference(preference))
     assert best.folder == taken
     assert worth == pytest.approx(utility)
+
+
+def test_the_only_policy_and_what_all_have_alike_are_worth_the_most():
+    assert choose(flagged([policy(3, 4)]), [1.0, 2.0])[1] == pytest.approx(1)
+    alike = flagged([policy(3, 4, folder="one"), policy(3, 4, folder="other")])
+    assert choose(alike, [1.0, 2.0])[1] == pytest.approx(1)
 
 
 def test_units_do_not_change_the_choice():

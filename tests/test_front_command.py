@@ -100,6 +100,9 @@ def test_a_front_from_its_lattice_to_its_measures(front, tmp_path):
     assert (summary["gamma"], summary["reference_point"]) == (0.99, {"treasure": 0, "time": -50})
     assert (summary["steps"], summary["expert_steps"]) == (8 * 64, 0)
     assert summary["settings"]["steps"] == 64
+    shipped = RunFolder(tmp_path / rows(tmp_path)[0]["folder"]).config()
+    assert (summary["trained_with"]["steps"], summary["trained_with"]["gamma"]) == (64, shipped.gamma)
+    assert not {"seed", "preference", "transform", "threads", "out"} & summary["trained_with"].keys()
     for seed in (0, 1):
         own = discounted[seeds == seed]
         marks = [row["nondominated"] == "true" for row in rows(tmp_path) if row["seed"] == str(seed)]
@@ -142,17 +145,17 @@ def test_policies_begin_as_that_of_equal_weights(front, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "found", "said"),
     [
-        ([], ("dibs-fading", "equal"), "From fronts.yaml: --arm dibs-fading --warm-start equal. "),
+        ([], ("norm-sum-fading", "equal"), "From fronts.yaml: --arm norm-sum-fading --warm-start equal. "),
         (
             ["--env", "mo-halfcheetah-badscale"],
-            ("dibs-fading", "equal"),
-            "From fronts.yaml: --arm dibs-fading --warm-start equal. ",
+            ("norm-sum-fading", "equal"),
+            "From fronts.yaml: --arm norm-sum-fading --warm-start equal. ",
         ),
-        (["--arm", "dibs-fading"], ("dibs-fading", "equal"), "From fronts.yaml: --warm-start equal. "),
-        (["--warm-start", "none"], ("dibs-fading", "none"), "From fronts.yaml: --arm dibs-fading. "),
+        (["--arm", "norm-sum-fading"], ("norm-sum-fading", "equal"), "From fronts.yaml: --warm-start equal. "),
+        (["--warm-start", "none"], ("norm-sum-fading", "none"), "From fronts.yaml: --arm norm-sum-fading. "),
         (["--arm", "dibs"], ("dibs", "none"), ""),
-        (["--arm", "norm-sum-fading"], ("norm-sum-fading", "none"), ""),
-        (["--arm", "dibs-fading", "--warm-start", "equal"], ("dibs-fading", "equal"), ""),
+        (["--arm", "dibs-fading"], ("dibs-fading", "none"), ""),
+        (["--arm", "norm-sum-fading", "--warm-start", "equal"], ("norm-sum-fading", "equal"), ""),
         (["--settings", "algo=sac"], ("dibs", "none"), ""),
         (["--settings", "reward_terms=a=reward_forward,b=reward_ctrl"], ("dibs", "none"), ""),
         (["--env", "mo-hopper"], ("dibs", "none"), ""),
@@ -200,8 +203,31 @@ def test_the_experts_of_the_anchored_game_are_points_and_their_steps_count(front
 def test_a_lattice_alone(front, tmp_path):
     code, _, started = front("--points", 3, "--refine", 0)
     assert (code, started) == (0, ["dibs-p0.01-0.99", "dibs-p0.5-0.5", "dibs-p0.99-0.01"])
-    assert front("--points", 4, "--refine", 0)[2] == []  # nothing is put between them
+    _, said, started = front("--points", 4, "--refine", 0)
+    assert started == []  # nothing is put between them
+    assert "There are 3 preferences, not 4: a lattice of at most 4 adds none to them" in said
     assert front("--points", 5, "--refine", 0)[2] == ["dibs-p0.255-0.745", "dibs-p0.745-0.255"]  # but by a finer lattice
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episodes": 7}, "dibs-p0.01-0.99/seed0 was evaluated with {'gamma': 0.99, 'episodes': 7, "),
+        ({"backend": "warp"}, "dibs-p0.01-0.99/seed0 was evaluated in warp's physics, and "),
+    ],
+)
+def test_policies_that_were_not_evaluated_alike_make_no_front(front, tmp_path, capsys, change, message):
+    """The odd one is named, even where it comes first."""
+    front("--points", 3, "--refine", 0)
+    result, before = RunFolder(tmp_path / ENV / "scale-1/dibs-p0.01-0.99/seed0").result_file, front_files(tmp_path)
+    result.write_text(json.dumps(json.loads(result.read_text()) | change))
+    assert command("front", "--env", ENV, "--steps", 64, "--out", tmp_path, *QUICK, "--points", 3, "--refine", 0) == 2
+    assert message in capsys.readouterr().err
+    assert front_files(tmp_path) == before
+
+
+def front_files(root):
+    return {file.name: file.read_bytes() for file in root.glob("front.*")}
 
 
 def test_each_policy_begins_as_its_neighbour(front, tmp_path):

@@ -102,6 +102,27 @@ def test_seeds_in_folders_of_their_own_are_one_front(script, tmp_path):
             script.read([together[0], folder], pool=True)
 
 
+def test_seeds_that_were_trained_otherwise_are_not_pooled(script, tmp_path, capsys):
+    """Where the folders say it; settings that ship may have changed between two of them."""
+    settings = {"ent_coef": 0.0, "log_std_init": -1.0}
+    folders = [write(tmp_path / f"a{k}", "dibs", [k], first_seed=k, trained_with=settings) for k in range(2)]
+    script.read(folders, pool=True)
+    assert capsys.readouterr().err == ""
+    older = write(tmp_path / "older", "dibs", [0], first_seed=2)
+    script.read([*folders, older], pool=True)
+    assert "Not every folder of dibs says what it was trained with" in capsys.readouterr().err
+    other = write(tmp_path / "other", "dibs", [0], first_seed=3, trained_with=settings | {"log_std_init": 0.0})
+    with pytest.raises(UserError, match=r"Seeds of dibs differ, with log_std_init -1\.0, and not 0\.0: they cannot be pooled"):
+        script.read([*folders, older, other], pool=True)
+
+
+def test_a_front_that_is_not_whole_is_refused(script, tmp_path):
+    returns = {"forward": 50.0, "energy": 0.0}
+    more = FrontPolicy({"forward": 0.9, "energy": 0.1}, 0, returns, returns, "more")
+    with pytest.raises(UserError, match="has fewer policies of some seeds than of others"):
+        script.read([write(tmp_path / "a", "dibs", [0, 10], experts=[more])])
+
+
 def test_the_first_of_each_seed_alone(script, tmp_path):
     """The lattice comes first; what is refined is left out with its steps, and experts stay what they are."""
     returns = {"forward": 50.0, "energy": 0.0}

@@ -200,6 +200,7 @@ def test_reward_that_is_no_number_names_objective_world_and_step(poison, said):
         ({"bargain_every": "year"}, "bargain_every is"),
         ({"clip_range_vf": 0.2}, "clip_range_vf"),
         ({"rollout_buffer_class": dict}, "rollout_buffer_class"),
+        ({"rollout_buffer_kwargs": {"buffer_size": 1}}, "rollout_buffer_kwargs"),
         ({"policy_kwargs": {"share_features_extractor": True}}, "share_features_extractor"),
     ],
 )

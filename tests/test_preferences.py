@@ -34,13 +34,18 @@ def test_a_lattice_is_as_fine_as_it_may_be(m, points):
 
 
 @pytest.mark.parametrize(
-    ("m", "coarse", "fine", "grows"), [(2, 3, 5, True), (2, 6, 11, True), (2, 3, 6, False), (3, 6, 15, True)]
+    ("m", "coarse", "fine", "grows"), [(2, 3, 5, True), (2, 6, 11, True), (2, 3, 4, False), (3, 6, 15, True)]
 )
 def test_a_finer_lattice_that_has_all_points_of_the_coarser_one_adds_its_own(m, coarse, fine, grows):
     known = lattice(m, coarse)[::-1]
     found = with_finer_lattice(known, fine)
     assert found[: len(known)].tolist() == known.tolist()
     assert sorted(found.tolist()) == sorted(lattice(m, fine if grows else coarse).tolist())
+
+
+def test_where_the_finest_lattice_has_not_all_points_the_next_one_that_has_them_is_taken():
+    assert sorted(with_finer_lattice(lattice(2, 5), 10).tolist()) == sorted(lattice(2, 9).tolist())
+    assert sorted(with_finer_lattice(lattice(3, 6), 27).tolist()) == sorted(lattice(3, 15).tolist())
 
 
 def test_two_objectives_are_spaced_evenly():

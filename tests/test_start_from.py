@@ -12,7 +12,8 @@ import yaml
 from fake_envs import point_envs
 from real_jobs import command
 
-from dibs_rl.agents import DiBSSAC
+from dibs_rl.agents import DiBSPPO, DiBSSAC
+from dibs_rl.errors import UserError
 from dibs_rl.popart import PopArt
 
 QUICK = ["--num-envs", 4, "--n-steps", 16, "--batch-size", 32, "--n-epochs", 2, "--hidden", 8, "--eval-episodes", 2]
@@ -145,6 +146,20 @@ def test_powers_of_two_change_no_bit_in_sac():
     assert len(heads) == 2  # the critics and their targets
     but = [f"{head}.{moment}" for head in heads for moment in ("mean", "std")]
     assert_equal(models[1].policy.state_dict(), models[0].policy.state_dict(), but)
+
+
+def test_networks_that_do_not_fit_leave_the_learner_as_it_was():
+    small, large = (
+        DiBSPPO("MlpPolicy", point_envs(2), n_steps=8, batch_size=16, device="cpu", policy_kwargs={"net_arch": [8, width]})
+        for width in (8, 9)
+    )
+    before = {name: value.clone() for name, value in small.policy.state_dict().items()}
+    with pytest.raises(
+        UserError,
+        match=r"do not fit: mlp_extractor\.policy_net\.2\.weight is of shape \[8, 8\], and theirs is of shape \[9, 8\]",
+    ):
+        small.start_from(large, (1.0, 1.0))
+    assert_equal(small.policy.state_dict(), before)
 
 
 def test_what_was_off_is_learnt_anew(tmp_path):

@@ -20,7 +20,7 @@ from dibs_rl.config import Seed
 from dibs_rl.envs import SPECS, base_and_transform, make, resolve_id, task_ids
 from dibs_rl.envs.registry import TASK_SETS
 from dibs_rl.envs.scaling import parse_transform
-from dibs_rl.errors import UserError
+from dibs_rl.errors import UserError, check_same
 from dibs_rl.run_folder import RunFolder
 from dibs_rl.study import Job, Study
 from dibs_rl.validation import to_plain
@@ -138,12 +138,8 @@ def check_against_runs(jobs: Sequence[Job], root: Path) -> None:
         before, now = to_plain(folder.config()), to_plain(job.config)
         # These are the study's own jobs, wherever they are kept.
         passed_over = NOT_COMPARED | ({"anchors"} if job.experts else set()) | ({"start_from"} if job.start else set())
-        other = [key for key in now if key not in passed_over and before.get(key) != now[key]]
-        if other:
-            raise UserError(
-                f"{folder.path} is a run with {other[0]} {before.get(other[0])!r}, and not {now[other[0]]!r}: "
-                "choose another --out or other names, or move it away."
-            )
+        mend = "choose another --out or other names, or move it away"
+        check_same(f"{folder.path} is a run with", before, now, mend, passed_over)
 
 
 def _sum_up(states: Mapping[Job, str], root: Path, stopped_by: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from dibs_rl.agents.experts import expert_facts, read_experts
 from dibs_rl.cli.benchmark import NOT_COMPARED
 from dibs_rl.config import OF_TASK, RunConfig
-from dibs_rl.errors import UserError
+from dibs_rl.errors import check_same
 from dibs_rl.provenance import versions
 from dibs_rl.study import Job
 from dibs_rl.validation import to_plain
@@ -55,13 +55,8 @@ def task_facts(folder: Path) -> dict[str, Any]:
 
 def check(folder: Path, facts: dict[str, Any]) -> None:
     """Raises a UserError if the folder's experts are not those that are wanted, or broken."""
-    found, wanted = _flat(task_facts(folder)), _flat(facts)
-    other = [key for key in wanted if found.get(key) != wanted[key]]
-    if other:
-        raise UserError(
-            f"{folder} holds experts with {other[0]} {found.get(other[0])!r}, and not {wanted[other[0]]!r}: choose another "
-            "folder (--out), or move it away."
-        )
+    mend = "choose another folder (--out), or move it away"
+    check_same(f"{folder} holds experts with", _flat(task_facts(folder)), _flat(facts), mend)
     read_experts(folder)
 
 

@@ -42,7 +42,7 @@ class FrontConfig:
     """Share of the points that go where the front is sparse, once the others are there; 0 for a lattice alone."""
     arm: str = ""
     """What has the preferences: dibs, dibs-anchored, dibs-fading, norm-sum, norm-sum-fading, weighted-sum, sb3-ppo, or
-    a combiner with weights. That of configs/fronts.yaml if not given, else dibs."""
+    a combiner that takes a preference. That of configs/fronts.yaml if not given, else dibs."""
     seeds: tuple[Seed, ...] = (0,)
     """Each preference is trained once with each; each seed has a front of its own."""
     warm_start: str = ""

@@ -9,7 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dibs_rl.cli.benchmark import NOT_COMPARED
 from dibs_rl.cli.flags import print_line
+from dibs_rl.config import RunConfig
 from dibs_rl.envs import base_and_transform
 from dibs_rl.envs.registry import return_unit
 from dibs_rl.errors import UserError
@@ -19,9 +21,12 @@ from dibs_rl.front_study import FrontPlan
 from dibs_rl.metrics import front_measures, utility_weights, weight_control
 from dibs_rl.reporting.figures import png
 from dibs_rl.reporting.front_picture import FrontPoints, front_figure
+from dibs_rl.run_folder import RunFolder
 from dibs_rl.statistics import estimate, mean
+from dibs_rl.validation import to_plain
 from dibs_rl.yardstick import Yardstick
 
+_OF_A_POLICY = {"env", "transform", "preference", "seed", "anchors", "start_from"}  # the front says them, or each has its own
 _MEASURES = {
     "hypervolume": "hypervolume",
     "expected_utility": "expected utility",
@@ -73,6 +78,7 @@ def _summary(
         "warm_start": plan.start.label,
         "transform": plan.transform,
         "settings": dict(plan.settings or {}),
+        "trained_with": trained_with(RunFolder(root / policies[-1].folder).config()),
         **evaluated,
         "reference_point": reference,
         "reference_from": measure.source,
@@ -83,20 +89,33 @@ def _summary(
     }
 
 
+def trained_with(config: RunConfig) -> dict[str, Any]:
+    """Settings that all policies of a front have, what ships included: those of any one of them."""
+    return {key: value for key, value in to_plain(config).items() if key not in NOT_COMPARED | _OF_A_POLICY}
+
+
 def _evaluated_alike(root: Path, policies: Sequence[FrontPolicy]) -> dict[str, Any]:
     """How the policies were evaluated, which must be the same for all.
 
     Raises:
-        UserError: If one was evaluated in another way afterwards.
+        UserError: If one was evaluated in another way afterwards, or in other physics.
     """
-    found = [{key: read_result(root, policy)[key] for key in ("gamma", "episodes", "deterministic")} for policy in policies]
+    results = [read_result(root, policy) for policy in policies]
+    on_warp = [result["backend"] == "warp" for result in results]
+    if len(set(on_warp)) > 1:
+        raise UserError(
+            f"{root / policies[on_warp.index(True)].folder} was evaluated in warp's physics, and "
+            f"{root / policies[on_warp.index(False)].folder} was not: move one kind away, and say --settings backend=..."
+        )
+    found = [{key: result[key] for key in ("gamma", "episodes", "deterministic")} for result in results]
+    usual = max(found, key=found.count)
     for policy, how in zip(policies, found, strict=True):
-        if how != found[0]:
+        if how != usual:
             raise UserError(
-                f"{root / policy.folder} was evaluated with {how}, and {root / policies[0].folder} with {found[0]}: "
+                f"{root / policy.folder} was evaluated with {how}, and others with {usual}: "
                 f"'dibs-rl train --resume {root / policy.folder}' evaluates it again, with --eval-episodes as the others were."
             )
-    return found[0]
+    return usual
 
 
 def measures(policies: Sequence[FrontPolicy], reference: Mapping[str, float]) -> dict[str, float]:
