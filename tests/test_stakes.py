@@ -169,12 +169,13 @@ def test_a_loaded_model_goes_on_with_what_it_knows():
     assert not torch.equal(found, StakeHistory().after(spread).stakes(spread))
 
 
-def test_who_begins_as_another_knows_what_it_knew_of_stakes():
+@pytest.mark.parametrize("combiner", ["dibs", "norm-sum"])
+def test_who_begins_as_another_knows_what_it_knew_of_stakes(combiner):
     """In units of its own: rewards times powers of two change no bit of what is learnt then."""
-    other = DiBSPPO("MlpPolicy", point_envs(), fading=True, **SMALL).learn(2 * ROLLOUT)
+    other = DiBSPPO("MlpPolicy", point_envs(), combiner=combiner, fading=True, **SMALL).learn(2 * ROLLOUT)
 
     def begun(factors, fading):
-        model = DiBSPPO("MlpPolicy", point_envs(scales=factors), fading=fading, **SMALL)
+        model = DiBSPPO("MlpPolicy", point_envs(scales=factors), combiner=combiner, fading=fading, **SMALL)
         model.start_from(other, factors)
         return model, learnt(model)
 
