@@ -28,7 +28,7 @@ class VectorOnPolicy(CombinedUpdate):
     def __init__(self, policy: str | type[VectorCritic], env: Any, **kwargs: Any) -> None:
         for refused in ("rollout_buffer_class", "rollout_buffer_kwargs"):
             if kwargs.get(refused):
-                raise UserError(f"{refused} cannot be changed: SB3's buffers hold scalar rewards.")
+                raise UserError(f"{refused} cannot be changed: the buffer is one for many rewards, and takes no arguments.")
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:

@@ -60,7 +60,7 @@ from dibs_rl.cli.train_config import read_config
 from dibs_rl.config import RunConfig
 from dibs_rl.envs import as_vector_env, resolve_id
 from dibs_rl.envs.tasks import TASKS
-from dibs_rl.errors import UserError, check_same, fail
+from dibs_rl.errors import UserError, check_same, one_line
 from dibs_rl.files import read_json, write_json
 from dibs_rl.games import positive_weights
 from dibs_rl.metrics import hypervolume, weight_control
@@ -134,12 +134,14 @@ class Training:
         preference: Weights in the objectives' order.
         config: All settings.
         file: Where the result goes.
+        experts: The folder of the experts that it has as anchors, or begins as one of; None for none.
     """
 
     variant: str
     preference: tuple[float, ...]
     config: RunConfig
     file: Path
+    experts: Path | None = None
 
 
 def train(training: Training) -> None:
@@ -150,9 +152,8 @@ def train(training: Training) -> None:
         model = make_model(training, env)
         model.learn(config.steps, callback=NoiseFloor() if training.variant == "noise-floor" else None)
     found = evaluated(config, model, config.eval_episodes)
-    write_json(
-        training.file, {**found, "preference": training.preference, "settings": plain_settings(config), **experts_of(config)}
-    )
+    known = {"settings": plain_settings(config), "experts": models_of(training.experts)}
+    write_json(training.file, {**found, "preference": training.preference, **known})
 
 
 def make_model(training: Training, env: VectorRewardVecEnv) -> DiBSPPO:
@@ -211,13 +212,14 @@ def plan(flags: argparse.Namespace, folders: Mapping[tuple[int, int], Path]) -> 
         for variant, preference in itertools.product(flags.variants, flags.preferences or preferences(len(objectives))):
             weights = ",".join(f"{name}={weight:g}" for name, weight in zip(objectives, preference, strict=True))
             own = [*words, "--preference", weights, *(["--fading"] if variant == FADING else [])]
-            if variant not in WITHOUT_EXPERTS:
-                folder = folders[seed, 2 if variant == "half" else 1]
+            folder = None if variant in WITHOUT_EXPERTS else folders[seed, 2 if variant == "half" else 1]
+            if folder:
                 own += [] if variant in WITHOUT_ANCHORS else ["--anchors", str(folder)]
                 if variant in FROM_EXPERT:
                     own += ["--start-from", str(run_of(folder, objectives[int(np.argmax(preference))]))]
             name = f"{variant}-{preference_label(preference)}"
-            found.append(Training(variant, preference, read_config(own), flags.out / flags.env / name / f"seed{seed}.json"))
+            file = flags.out / flags.env / name / f"seed{seed}.json"
+            found.append(Training(variant, preference, read_config(own), file, folder))
     return found
 
 
@@ -266,17 +268,16 @@ def is_done(training: Training) -> bool:
     """Whether there is a result; one of other settings ends the command."""
     if not training.file.is_file():
         return False
-    found, now = read_json(training.file, _REMEDY), experts_of(training.config)
-    check_same(f"{training.file} is of", found["settings"], plain_settings(training.config), "choose another --out")
-    if "experts" in found:  # the first results did not say which they were
-        check_same(f"{training.file} is of", found, now, "choose another --out")
+    found = read_json(training.file, _REMEDY)
+    check_same(f"{training.file} has", found["settings"], plain_settings(training.config), "choose another --out")
+    models = found.get("experts", {})  # the first results did not say which they were
+    check_same(f"{training.file} was trained with the expert of", models, models_of(training.experts), "choose another --out")
     return True
 
 
-def experts_of(config: RunConfig) -> dict[str, Any]:
-    """Which experts a training has, by the hashes of their models: its settings say the folder alone."""
-    models = expert_facts(Path(config.anchors))["models"] if config.anchors else {}
-    return {"experts": {name: model["sha256"] for name, model in models.items()}}
+def models_of(experts: Path | None) -> dict[str, str]:
+    """The hashes of experts by objective: a training's settings say the folder alone."""
+    return {name: model["sha256"] for name, model in expert_facts(experts)["models"].items()} if experts else {}
 
 
 def plain_settings(config: RunConfig) -> dict[str, Any]:
@@ -324,14 +325,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/anchors"))
     flags = parser.parse_args()
-    try:
+    with one_line("anchors.py"):
         flags.env = resolve_id(flags.env)
         check_variants(flags)
         trainings = plan(flags, train_experts(flags))
         run_all(trainings, flags.jobs)
         rows = table(trainings)
-    except UserError as error:
-        fail("anchors.py", str(error))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -41,7 +41,7 @@ from dibs_rl.cli.benchmark import objectives_of
 from dibs_rl.cli.front_results import trained_with
 from dibs_rl.cli.trainings import named_values
 from dibs_rl.envs import resolve_id
-from dibs_rl.errors import UserError, fail
+from dibs_rl.errors import UserError, one_line
 from dibs_rl.files import read_json
 from dibs_rl.front_folder import points, read_front, read_result
 from dibs_rl.front_study import FrontPlan
@@ -106,8 +106,16 @@ def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _settings(flags: argparse.Namespace, method: str) -> dict[str, Any]:
-    """What is said of a method alone, by name."""
-    return named_values(getattr(flags, method) if method in THEIRS else flags.settings, "settings")
+    """What is said of a method alone, by name.
+
+    Raises:
+        UserError: If it says what the contest says.
+    """
+    found = named_values(getattr(flags, method) if method in THEIRS else flags.settings, "settings")
+    taken = sorted({"steps", "eval_episodes"} & found.keys()) if method not in THEIRS else []
+    if taken:
+        raise UserError(f"--budget and --episodes say what {' and '.join(taken)} are; leave them out of --settings.")
+    return found
 
 
 def read_contest(flags: argparse.Namespace) -> Contest:
@@ -171,7 +179,7 @@ def shipped_settings(contest: Contest, method: str, settings: Mapping[str, Any])
     """All settings that the trainings of a front of ours have; nothing of another method."""
     if method in THEIRS:
         return {}
-    given = {"steps": front_steps(contest, method), "eval_episodes": contest.episodes, **settings}
+    given = {**settings, "steps": front_steps(contest, method), "eval_episodes": contest.episodes}
     plan = dataclasses.replace(plan_of(contest, method), settings=given, transform=contest.transform)
     _, jobs = plan.jobs(plan.first_preferences(contest.points, contest.refine), contest.gamma)
     return trained_with(jobs[-1].config)
@@ -228,7 +236,5 @@ def front_row(folder: Path) -> Row:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line("field.py"):
         sys.exit(main())
-    except UserError as error:
-        fail("field.py", str(error))

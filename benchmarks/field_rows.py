@@ -90,7 +90,7 @@ def begin(folder: Path, contest: Contest, settings: Mapping[str, Any]) -> None:
     file = folder / "contest.json"
     wanted = _plain(contest, settings)
     if file.is_file():
-        check_same(f"{file} is of", read_json(file, "move its folder away"), wanted, "choose another --out")
+        check_same(f"{file} has", read_json(file, "move its folder away"), wanted, "choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, wanted)
 
@@ -115,11 +115,9 @@ def read_row(
     if not file.is_file():
         return None
     row = read_json(file, "move it away and its training is done again")
-    check_same(
-        f"{file} is of", {"settings": row["settings"], **row["contest"]}, _plain(contest, settings), "choose another --out"
-    )
-    if "trained_with" in row:
-        check_same(f"{file} was trained with", row["trained_with"], shipped or {}, "choose another --out")
+    found = {"settings": row["settings"], **row["contest"]}
+    check_same(f"{file} has", found, _plain(contest, settings), "choose another --out")
+    check_same(f"{file} was trained with", row.get("trained_with", {}), shipped or {}, "choose another --out")
     return row
 
 

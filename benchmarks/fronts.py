@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dibs_rl.cli.front_results import measures, write_picture
-from dibs_rl.errors import UserError, check_same, fail
+from dibs_rl.errors import UserError, check_same, one_line
 from dibs_rl.files import read_json
 from dibs_rl.front_folder import FrontPolicy, by_seed, flagged, read_front
 from dibs_rl.reporting.figures import check_png
@@ -99,9 +99,10 @@ def _front(
     """What a folder holds, measured."""
     listed = read_front(folder)
     traced = [policy for policy in listed if not policy.is_expert]
-    if len({len(own) for own in by_seed(traced).values()}) > 1:
+    of_seeds = Counter(policy.seed for policy in traced)
+    if traced and len({of_seeds[policy.seed] for policy in listed}) > 1:
         raise UserError(
-            f"{folder} has fewer policies of some seeds than of others: its 'dibs-rl front' trains what is missing."
+            f"{folder} has fewer policies of some seeds than of others: the command that made it trains the missing."
         )
     chosen = [policy for own in by_seed(traced).values() for policy in own[:first]]
     policies = flagged([policy for policy in listed if policy in chosen or (experts and policy.is_expert)])
@@ -131,15 +132,16 @@ def _pooled(fronts: Sequence[Front]) -> list[Front]:
         folders = Counter(seed for front in group for seed in front.worth)
         if twice := [seed for seed, count in folders.items() if count > 1]:
             raise UserError(f"Seed {twice[0]} of {label} is in two of the folders: they cannot be pooled.")
-        made = [_how(front) for front in group]
+        full, known = [front.settings for front in group if front.settings is not None], dict[str, Any]()
+        for settings in full:
+            check_same(f"Of the seeds of {label} some have", known, settings, "they cannot be pooled")
+            known |= settings
+        made = [_how(front, with_given=len(full) < len(group)) for front in group]
         if other := [how for how in made if how != made[0]]:
             raise UserError(f"Seeds of {label} differ, {made[0]} and {other[0]}: they cannot be pooled.")
-        full = [front.settings for front in group if front.settings is not None]
-        for settings in full:
-            check_same(f"Seeds of {label} differ, with", full[0], settings, "they cannot be pooled")
-        if len(group) > max(len(full), 1):
+        if len(full) < len(group) > 1:
             print(
-                f"Not every folder of {label} says what it was trained with: shipped settings are taken for the same.",
+                f"Not all folders of {label} say which settings shipped then; they are assumed to be the same.",
                 file=sys.stderr,
             )
     return [
@@ -154,10 +156,10 @@ def _pooled(fronts: Sequence[Front]) -> list[Front]:
     ]
 
 
-def _how(front: Front) -> str:
+def _how(front: Front, *, with_given: bool) -> str:
     """What seeds of one front have in common."""
-    n, settings = len(front.worth), dict(sorted(front.given.items())) or "no settings"
-    return f"{len(front.policies) // n} policies in {front.steps // n:,} steps with {settings}"
+    n, given = len(front.worth), dict(sorted(front.given.items())) or "no settings"
+    return f"{len(front.policies) // n} policies in {front.steps // n:,} steps" + (f" with {given}" if with_given else "")
 
 
 def _label(summary: Mapping[str, Any]) -> str:
@@ -199,7 +201,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.first is not None and flags.first < 1:
         parser.error(f"--first is at least 1; found {flags.first}")
-    try:
+    with one_line("fronts.py"):
         if flags.out:
             check_png(flags.out)
         fronts = read(flags.folders, flags.ref_point, experts=not flags.without_experts, first=flags.first, pool=flags.pool)
@@ -207,8 +209,6 @@ def main() -> None:
         if flags.out:
             groups = {front.label: front.policies for front in fronts}
             write_picture(flags.out, f"{fronts[0].env}: policies of all seeds", fronts[0].env, fronts[0].gamma, groups)
-    except UserError as error:
-        fail("fronts.py", str(error))
 
 
 if __name__ == "__main__":

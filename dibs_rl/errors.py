@@ -1,9 +1,14 @@
 """What a user can mend: each of these ends a command with its one line and exit code 2."""
 
+import contextlib
 import difflib
+import errno
 import sys
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 class UserError(ValueError):
@@ -24,6 +29,21 @@ def fail(program: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
+@contextlib.contextmanager
+def one_line(program: str) -> Iterator[None]:
+    """Ends a program with one line and exit code 2 for anything that is the user's to mend."""
+    try:
+        yield
+    except UserError as error:
+        fail(program, str(error))
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            fail(program, f"Cannot write {error.filename or 'a file'}: {error.strerror}; what was saved before is whole.")
+        if error.errno not in _NO_WAY or not error.filename:
+            raise
+        fail(program, f"Cannot use {error.filename}: {error.strerror}.")
+
+
 def check_same(
     what: str, before: Mapping[str, Any], now: Mapping[str, Any], mend: str, passed_over: Container[str] = ()
 ) -> None:
@@ -32,7 +52,7 @@ def check_same(
     Args:
         what: What is there, up to the name of what differs: `"runs/a is a run with"`.
         before: How it was made, by name.
-        now: How it would be made; what this does not name is passed over.
+        now: How it would be made. What only one of the two names is passed over: settings come and go with versions.
         mend: What to do about it.
         passed_over: Names that may differ.
 
@@ -40,8 +60,8 @@ def check_same(
         UserError: If anything else does.
     """
     for key, wanted in now.items():
-        if key not in passed_over and before.get(key) != wanted:
-            raise UserError(f"{what} {key} {before.get(key)!r}, and not {wanted!r}: {mend}.")
+        if key in before and key not in passed_over and before[key] != wanted:
+            raise UserError(f"{what} {key} as {before[key]!r}, and not as {wanted!r}: {mend}.")
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, alike: float = 0.6) -> str:

@@ -247,7 +247,6 @@ def _merged(before: Mapping[str, Any], study: Study, path: Path) -> dict[str, An
         # random and the experts are run on the rewards as they are, whether that is one of the conditions or not
         always = {conditions.AS_IT_IS: ""} if part == "conditions" else {}
         held, now = before.get(part) or {}, {**always, **getattr(study, part)}
-        both = {name: now[name] for name in now if name in held}
-        check_same(f"{path} holds a study whose {part} have", held, both, "choose another --out, or other names")
+        check_same(f"{path} holds a study whose {part} have", held, now, "choose another --out, or other names")
         plain[part] = {**held, **now}
     return {**plain, "seeds": sorted({*before.get("seeds", []), *study.seeds})}

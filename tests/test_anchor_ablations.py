@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from fake_envs import point_envs
 from scripts import load
 from torch.testing import assert_close
@@ -178,5 +180,23 @@ def test_a_result_of_other_settings_is_no_result(script, tmp_path):
     file.write_text(json.dumps({"settings": script.plain_settings(training.config)}))
     assert script.is_done(training)
     longer = PPOConfig(env="mo-halfcheetah-v5", seed=0, steps=training.config.steps + 1)
-    with pytest.raises(UserError, match=f"is of steps {training.config.steps}, and not {longer.steps}: choose another --out"):
+    with pytest.raises(UserError, match=f"has steps as {training.config.steps}, and not as {longer.steps}: choose another"):
         script.is_done(script.Training("local", (1.0, 1.0), longer, file))
+
+
+@pytest.mark.parametrize("variant", ["anchored", "local-from-expert"])
+def test_a_result_of_other_experts_is_no_result(variant, script, tmp_path):
+    """Whoever moves experts away and trains others in their place has new ones in the same folder."""
+    training = dataclasses.replace(result(script, tmp_path, variant, (1.0, 1.0), 0, (1, 2)), experts=tmp_path / "experts")
+    settings = {"settings": script.plain_settings(training.config)}
+    model = {"file": "forward.zip", "sha256": "new"}
+    training.experts.mkdir()
+    (training.experts / "experts.yaml").write_text(yaml.safe_dump({"models": {"forward": model}}))
+    for said in ({}, {"experts": {"forward": "new"}}):
+        training.file.write_text(json.dumps(settings | said))
+        assert script.is_done(training)
+    training.file.write_text(json.dumps(settings | {"experts": {"forward": "old"}}))
+    with pytest.raises(
+        UserError, match="was trained with the expert of forward as 'old', and not as 'new': choose another --out"
+    ):
+        script.is_done(training)

@@ -103,14 +103,15 @@ def test_other_versions_and_settings_are_other_experts(asked, tmp_path, monkeypa
 
 
 def test_other_experts_are_not_overwritten(experts):
-    with pytest.raises(UserError, match="holds experts with steps 512, and not 1024"):
+    with pytest.raises(UserError, match="holds experts with steps as 512, and not as 1024"):
         dispatch(["experts", *ENV, "--steps", "1024", "--out", str(experts)])
     facts = yaml.safe_load((experts / "experts.yaml").read_text())
-    older = {**facts, "versions": {**facts["versions"], "torch": "0.1"}}
-    (experts / "experts.yaml").write_text(yaml.safe_dump(older))
     try:
-        with pytest.raises(UserError, match=r"holds experts with version of torch '0\.1', and not"):
-            dispatch(["experts", *ENV, "--steps", "512", "--out", str(experts)])
+        for torch, said in (({"torch": "0.1"}, r"'0\.1'"), ({}, "None")):
+            others = {name: version for name, version in facts["versions"].items() if name != "torch"}
+            (experts / "experts.yaml").write_text(yaml.safe_dump({**facts, "versions": others | torch}))
+            with pytest.raises(UserError, match=f"holds experts with version of torch as {said}, and not as"):
+                dispatch(["experts", *ENV, "--steps", "512", "--out", str(experts)])
     finally:
         (experts / "experts.yaml").write_text(yaml.safe_dump(facts))
 
@@ -121,7 +122,7 @@ def test_experts_of_other_settings_are_not_taken_for_these(experts, monkeypatch,
     shipped = tmp_path / "shipped.yaml"
     shipped.write_text(shipped_file("ppo", "deep-sea-treasure-v0").read_text() + "gamma: 0.5\n")
     monkeypatch.setattr("dibs_rl.study.shipped_file", lambda algo, env: shipped)
-    with pytest.raises(UserError, match=r"expert-\w+/seed0 is a run with gamma .*, and not 0.5: .* or move it away"):
+    with pytest.raises(UserError, match=r"expert-\w+/seed0 is a run with gamma as .*, and not as 0.5: .* or move it away"):
         dispatch(["experts", *ENV, "--steps", "512", "--out", str(there)])
 
 

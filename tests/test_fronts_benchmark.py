@@ -110,9 +110,13 @@ def test_seeds_that_were_trained_otherwise_are_not_pooled(script, tmp_path, caps
     assert capsys.readouterr().err == ""
     older = write(tmp_path / "older", "dibs", [0], first_seed=2)
     script.read([*folders, older], pool=True)
-    assert "Not every folder of dibs says what it was trained with" in capsys.readouterr().err
+    assert "Not all folders of dibs say which settings shipped then" in capsys.readouterr().err
+    said = {"trained_with": settings | {"came_later": 1}, "settings": {"ent_coef": 0.0}}
+    newer = write(tmp_path / "newer", "dibs", [0], first_seed=4, **said)
+    for order in ([*folders, newer], [newer, *folders]):  # what was given then is shipped by now
+        assert len(script.read(order, pool=True)) == 1
     other = write(tmp_path / "other", "dibs", [0], first_seed=3, trained_with=settings | {"log_std_init": 0.0})
-    with pytest.raises(UserError, match=r"Seeds of dibs differ, with log_std_init -1\.0, and not 0\.0: they cannot be pooled"):
+    with pytest.raises(UserError, match=r"Of the seeds of dibs some have log_std_init as -1\.0, and not as 0\.0: they cannot"):
         script.read([*folders, older, other], pool=True)
 
 
@@ -121,6 +125,9 @@ def test_a_front_that_is_not_whole_is_refused(script, tmp_path):
     more = FrontPolicy({"forward": 0.9, "energy": 0.1}, 0, returns, returns, "more")
     with pytest.raises(UserError, match="has fewer policies of some seeds than of others"):
         script.read([write(tmp_path / "a", "dibs", [0, 10], experts=[more])])
+    experts = [FrontPolicy(EXPERT, seed, COST, COST, f"expert{seed}") for seed in (0, 1)]
+    with pytest.raises(UserError, match="has fewer policies of some seeds than of others"):
+        script.read([write(tmp_path / "b", "dibs", [0], experts=experts)])
 
 
 def test_the_first_of_each_seed_alone(script, tmp_path):

@@ -71,6 +71,7 @@ def _summary(
     plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence[FrontPolicy], steps: tuple[int, int]
 ) -> dict[str, Any]:
     reference = measure.reference_for([policy.discounted for policy in policies])
+    configs = [RunFolder(root / policy.folder).config() for policy in policies if not policy.is_expert]
     evaluated = _evaluated_alike(root, policies)
     return {
         "env": plan.env,
@@ -78,7 +79,7 @@ def _summary(
         "warm_start": plan.start.label,
         "transform": plan.transform,
         "settings": dict(plan.settings or {}),
-        "trained_with": trained_with(RunFolder(root / policies[-1].folder).config()),
+        "trained_with": trained_with(configs[0]) if configs else {},
         **evaluated,
         "reference_point": reference,
         "reference_from": measure.source,
@@ -90,7 +91,7 @@ def _summary(
 
 
 def trained_with(config: RunConfig) -> dict[str, Any]:
-    """Settings that all policies of a front have, what ships included: those of any one of them."""
+    """Settings that all policies of a front have, what ships included: those of any one of them that is no expert."""
     return {key: value for key, value in to_plain(config).items() if key not in NOT_COMPARED | _OF_A_POLICY}
 
 
@@ -103,9 +104,10 @@ def _evaluated_alike(root: Path, policies: Sequence[FrontPolicy]) -> dict[str, A
     results = [read_result(root, policy) for policy in policies]
     on_warp = [result["backend"] == "warp" for result in results]
     if len(set(on_warp)) > 1:
+        of_warp, other = (root / policies[on_warp.index(kind)].folder for kind in (True, False))
         raise UserError(
-            f"{root / policies[on_warp.index(True)].folder} was evaluated in warp's physics, and "
-            f"{root / policies[on_warp.index(False)].folder} was not: move one kind away, and say --settings backend=..."
+            f"{of_warp} was evaluated in warp's physics, and {other} was not: move the runs of one kind away, and train them "
+            "anew with --settings backend=warp, or batch."
         )
     found = [{key: result[key] for key in ("gamma", "episodes", "deterministic")} for result in results]
     usual = max(found, key=found.count)

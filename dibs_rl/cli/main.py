@@ -1,16 +1,13 @@
 """Finds the command, and ends it with one line and exit code 2 for anything that is the user's to mend."""
 
-import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from dibs_rl import __version__
-from dibs_rl.errors import UserError, did_you_mean, fail
+from dibs_rl.errors import UserError, did_you_mean, one_line
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 COMMANDS = {
     "train": "train one policy on many rewards",
     "experts": "train, for each objective, the policy it would like best: anchors for train --anchors",
@@ -30,15 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # `--env module:id` finds a module that lies here, as `python -m` would
     try:
-        sys.exit(dispatch(arguments))
-    except UserError as error:
-        fail("dibs-rl", str(error))
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            fail("dibs-rl", f"Cannot write {error.filename or 'a file'}: {error.strerror}; what was saved before is whole.")
-        if error.errno not in _NO_WAY or not error.filename:
-            raise
-        fail("dibs-rl", f"Cannot use {error.filename}: {error.strerror}.")
+        with one_line("dibs-rl"):
+            sys.exit(dispatch(arguments))
     except KeyboardInterrupt:
         sys.stderr.write("\ndibs-rl: stopped\n")
         sys.exit(130)
