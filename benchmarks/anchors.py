@@ -233,6 +233,13 @@ def preference(text: str) -> tuple[float, ...]:
     return tuple(float(weight) for weight in text.split(":"))
 
 
+def positive(text: str) -> int:
+    """A number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is wanted; found {text}")
+    return int(text)
+
+
 def preferences(m: int) -> list[tuple[float, ...]]:
     """Equal weights, then each objective favoured."""
     return [(1.0,) * m, *(tuple(FAVOUR if i == j else 1.0 for j in range(m)) for i in range(m))]
@@ -321,13 +328,14 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--preferences", nargs="+", type=preference, help="weights in the objectives' order: 1:1 1:16")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, help="of each training; those shipped for the environment if not given")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--steps", type=positive, help="of each training; those shipped for the environment if not given")
+    parser.add_argument("--jobs", type=positive, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/anchors"))
     flags = parser.parse_args()
     with one_line("anchors.py"):
         flags.env = resolve_id(flags.env)
         check_variants(flags)
+        flags.out.mkdir(parents=True, exist_ok=True)
         trainings = plan(flags, train_experts(flags))
         run_all(trainings, flags.jobs)
         rows = table(trainings)

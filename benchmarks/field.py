@@ -27,9 +27,11 @@ CPU seconds are of the training's processes.
 
 import argparse
 import dataclasses
+import math
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,8 @@ def read_contest(flags: argparse.Namespace) -> Contest:
     if measure.gamma is None or measure.reference is None:
         raise UserError(f"configs/fronts.yaml has no discount and reference point of {env_id}.")
     FrontPlan(env_id, objectives).check_points(flags.points)
+    if not 1 <= flags.budget < math.inf:
+        raise UserError(f"--budget is a number of environment steps, at least 1; found {flags.budget:g}.")
     reference = tuple(measure.reference[name] for name in objectives)
     how = (flags.transform, int(flags.budget), flags.points, flags.refine, measure.gamma, reference, flags.episodes)
     contest = Contest(env_id, objectives, *how)
@@ -138,10 +142,15 @@ def read_contest(flags: argparse.Namespace) -> Contest:
 
 
 def check_methods(contest: Contest, methods: Sequence[str]) -> None:
-    """Raises a UserError if there is no such method."""
+    """Raises a UserError if there is no such method, or it cannot be run here or within the budget."""
     for method in methods:
-        if method not in THEIRS:
-            plan_of(contest, method).check_points(contest.points)
+        if method in THEIRS:
+            if not find_spec("morl_baselines"):
+                raise UserError(f"{method} needs MORL-Baselines: see the top of field.py, or leave it out of --methods.")
+            continue
+        plan_of(contest, method).check_points(contest.points)
+        if not front_steps(contest, method):
+            raise UserError(f"--budget {contest.budget} leaves the policies of {method} no step.")
 
 
 def run_missing(

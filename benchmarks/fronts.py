@@ -76,6 +76,8 @@ def read(
         UserError: If a folder holds no front, or nothing but experts that are left out; if they were not measured alike; if
             folders to be pooled share a seed, or differ in more than seeds.
     """
+    if twice := [folder for folder, count in Counter(folder.resolve() for folder in folders).items() if count > 1]:
+        raise UserError(f"{twice[0]} is given twice.")
     said = [read_json(folder / "front.json", "folders are those of 'dibs-rl front', which writes it") for folder in folders]
     for folder, summary in zip(folders, said, strict=True):
         for name in (*_ALIKE, *([] if ref_point else ["reference_point"])):
@@ -86,11 +88,19 @@ def read(
     fronts = [_front(folder, one, reference, experts, first) for folder, one in zip(folders, said, strict=True)]
     if pool:
         return _pooled(fronts)
-    again = Counter(front.label for front in fronts)
-    return [
-        front if again[front.label] == 1 else dataclasses.replace(front, label=f"{front.label} ({folder.name})")
-        for folder, front in zip(folders, fronts, strict=True)
-    ]
+    return _told_apart(fronts, folders)
+
+
+def _told_apart(fronts: Sequence[Front], folders: Sequence[Path]) -> list[Front]:
+    """Fronts whose labels differ: behind equal ones stands the folder's name, or, where that is equal too, its path."""
+    labels = [front.label for front in fronts]
+    for behind in ([folder.name for folder in folders], [folder.as_posix() for folder in folders]):
+        again = Counter(labels)
+        labels = [
+            label if again[label] == 1 else f"{front.label} ({name})"
+            for label, front, name in zip(labels, fronts, behind, strict=True)
+        ]
+    return [dataclasses.replace(front, label=label) for front, label in zip(fronts, labels, strict=True)]
 
 
 def _front(

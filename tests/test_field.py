@@ -161,8 +161,17 @@ def test_no_other_contest_goes_on_with_what_one_has_begun(tmp_path):
         field_rows.begin(tmp_path / "new", CONTEST, {"n_epochs": 2})
 
 
+def test_what_is_not_installed_is_missed_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(field, "find_spec", lambda name: None)
+    monkeypatch.setattr(field.front_command, "run", lambda flags: pytest.fail("nothing is trained"))
+    with pytest.raises(UserError, match="capql needs MORL-Baselines: see the top of"):
+        field.main(["--methods", "dibs", "capql", "--out", str(tmp_path / "field")])
+    assert not (tmp_path / "field").exists()
+
+
 def test_a_stopped_front_has_no_row_and_ends_all(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(field.front_command, "run", lambda flags: 130)
+    monkeypatch.setattr(field, "find_spec", lambda name: name)
     flags = ["--methods", "dibs", "norm-sum", "capql", "--budget", "1200", "--points", "4", "--out", str(tmp_path)]
     assert field.main(flags) == 130
     assert not list(tmp_path.rglob("rows/*"))
@@ -175,6 +184,8 @@ def test_a_stopped_front_has_no_row_and_ends_all(tmp_path, monkeypatch, capsys):
         (["--methods", "dips"], "mean dibs"),
         (["--points", "1"], "--points is at least 2"),
         (["--settings", "steps=500"], "--budget and --episodes say what steps are"),
+        (["--budget", "inf"], "--budget is a number of environment steps, at least 1; found inf"),
+        (["--budget", "3", "--methods", "dibs"], "--budget 3 leaves the policies of dibs no step"),
         (["--transform", "enrgy=2"], "Unknown objective"),
         (["--transform", "energy=exp"], "factors alone"),
         (["--env", "fruit-tree-v0"], "no discount and reference point"),

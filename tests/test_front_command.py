@@ -1,8 +1,10 @@
 """`dibs-rl front` and `dibs-rl evaluate FRONT` with real runs, which are stopped, gone on with and added to."""
 
 import csv
+import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from dibs_rl.agents import DiBSPPO
 from dibs_rl.cli import front as front_command
 from dibs_rl.cli import front_results
 from dibs_rl.cli.flags import parse
+from dibs_rl.front_folder import read_front, write_front
 from dibs_rl.metrics import expected_utility, hypervolume, nondominated, sparsity
 from dibs_rl.preferences import refined
 from dibs_rl.reporting.front_picture import front_figure
@@ -373,6 +376,25 @@ def test_a_preference_picks_a_policy_and_nothing_is_overwritten(front, tmp_path,
         assert "utility is 0.750" in said
         assert "time" in said
     assert {folder: (tmp_path / folder / "result.json").read_bytes() for folder in before} == before
+
+    assert command("evaluate", tmp_path / "front.csv", "--preference", "1,1") == 2
+    assert f"{tmp_path}/front.csv is none: give its folder, {tmp_path}." in capsys.readouterr().err
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(tmp_path / "front.csv", alone)
+    assert command("evaluate", alone, "--preference", "1,1") == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "their runs are not there" in err
+
+
+def test_policies_that_find_nothing_are_said_to_be_alike_and_worth_nothing(front, tmp_path, capsys):
+    _, said, _ = front("--points", 2, "--refine", 0, "--ref-point", "treasure=1000,time=0")
+    assert "No policy of seed 0 is above the reference point in every objective." in said
+    policies = read_front(tmp_path)
+    write_front(tmp_path, [dataclasses.replace(one, discounted=policies[0].discounted) for one in policies])
+    assert command("evaluate", tmp_path, "--preference", "1,1", "--episodes", 1) == 0
+    assert "All of them have the same returns." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

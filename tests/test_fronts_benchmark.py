@@ -75,6 +75,11 @@ def test_fronts_of_one_arm_are_told_apart(script, tmp_path, monkeypatch, capsys)
     assert [row["front"] for row in rows(script, folders)] == ["dibs (cold)", "dibs (warm)"]
     begun = [folders[0], write(tmp_path / "begun", "dibs", [7], warm_start="equal", transform="energy=2")]
     assert [row["front"] for row in rows(script, begun)] == ["dibs", "dibs from equal, energy=2"]
+    elsewhere = write(tmp_path / "elsewhere/cold", "dibs", [3])
+    labels = [row["front"] for row in rows(script, [*folders, elsewhere])]
+    assert labels == [f"dibs ({folders[0]})", "dibs (warm)", f"dibs ({elsewhere})"]
+    with pytest.raises(UserError, match="cold is given twice"):
+        script.read([folders[0], folders[0] / "../cold"])
     monkeypatch.setattr(sys, "argv", ["fronts.py", *map(str, folders), "--out", str(tmp_path / "fronts.png")])
     script.main()
     assert "dibs (warm)" in capsys.readouterr().out

@@ -73,18 +73,26 @@ def pick(path: Path, preference: str) -> FrontPolicy | None:
         if has_begun(path):
             raise UserError(f"{path} has no {front_file(path).name} yet: the command that began this front goes on with it.")
         if preference:
-            raise UserError(f"A preference picks a policy of a front, and {path} is none: it has no {front_file(path).name}.")
+            remedy = (
+                f"give its folder, {path.parent}"
+                if path.name == front_file(path).name
+                else f"it has no {front_file(path).name}"
+            )
+            raise UserError(f"A preference picks a policy of a front, and {path} is none: {remedy}.")
         return None
     weights = parse_preference(preference)
     if weights is None:
         raise UserError(f"{path} is a front: say which of its policies with --preference, by weights on its objectives.")
     policies = read_front(path)
     best, utility = choose(policies, weights)
+    if not (path / best.folder).is_dir():
+        raise UserError(f"{path} lists the policies of a front, and their runs are not there: {best.folder} is missing.")
     trained = ", ".join(f"{name}={weight:g}" for name, weight in best.preference.items())
-    print_line(
-        f"For {preference}, of {len(policies)} policies: {best.folder}, trained with {trained}. Its utility is {utility:.3f} "
-        "of at most 1: the weighted mean of its discounted returns, each from 0 to 1 over the front."
-    )
+    over = "the weighted mean of its discounted returns, each from 0 to 1 over the front"
+    worth = f"Its utility is {utility:.3f} of at most 1: {over}."
+    if len(policies) > 1 and len({tuple(policy.discounted.values()) for policy in policies}) == 1:
+        worth = "All of them have the same returns."
+    print_line(f"For {preference}, of {len(policies)} policies: {best.folder}, trained with {trained}. {worth}")
     return best
 
 

@@ -171,6 +171,8 @@ def _print(plan: FrontPlan, root: Path, summary: dict[str, Any]) -> None:
     Console().print(_by_seed(summary["seeds"]))
     if len(summary["seeds"]) > 1:
         Console().print(_over_seeds(summary["seeds"]))
+    if nothing := [str(seed) for seed, measured in summary["seeds"].items() if not measured["hypervolume"]]:
+        print_line(f"No policy of seed {', '.join(nothing)} is above the reference point in every objective.")
     of_experts = f", {summary['expert_steps']:,} of them the experts'" if summary["expert_steps"] else ""
     print_line(f"Environment steps: {summary['steps']:,}{of_experts}.")
     print_line(f"Front: {front_file(root)}   (also front.json, front.png)")

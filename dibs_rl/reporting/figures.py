@@ -31,6 +31,7 @@ STYLE: dict[Any, Any] = {
 _LEVEL_DASHES: tuple[Any, ...] = (":", "--", "-.")
 GREY = "0.45"
 _LINE = 0.24  # inches of a line of the legend
+_MARKER = 0.7  # inches that a line of the legend has beside its text
 _LETTERS = 11  # in an inch of text
 _DODGE = 0.06  # of the distance between two positions, so that equal estimates of two arms can both be seen
 TICK = 1.1  # inches that the name of a position may take
@@ -155,8 +156,10 @@ def panel_grid(
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     width = max(PANEL[0] * columns, TICK * ticks * columns)
-    across = max(1, int(width / (0.7 + 0.08 * max(map(len, keys), default=0))))
-    below = math.ceil(len(keys) / across)
+    labels = [wrapped(label, width - _MARKER) for label in keys]
+    lines = [line for label in labels for line in label.split("\n")]
+    across = max(1, int(width / (_MARKER + 0.08 * max(map(len, lines), default=0))))
+    below = math.ceil(len(lines) / across)
     figure = Figure(figsize=(width, PANEL[1] * rows + 0.4 + _LINE * below), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten().tolist()
     for axis in axes[count:]:
@@ -165,7 +168,7 @@ def panel_grid(
         axis.grid(alpha=0.3, linewidth=0.6)
     figure.suptitle(wrapped(title, width))
     if len(keys) > 1:
-        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=min(across, len(keys)))
+        figure.legend(keys.values(), labels, loc="outside lower center", ncols=min(across, len(keys)))
     return figure, axes[:count]
 
 
