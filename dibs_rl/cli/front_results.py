@@ -102,7 +102,7 @@ def _evaluated_alike(root: Path, policies: Sequence[FrontPolicy]) -> dict[str, A
         UserError: If one was evaluated in another way afterwards, or in other physics.
     """
     results = [read_result(root, policy) for policy in policies]
-    on_warp = [result["backend"] == "warp" for result in results]
+    on_warp = [result.get("backend") == "warp" for result in results]
     if len(set(on_warp)) > 1:
         of_warp, other = (root / policies[on_warp.index(kind)].folder for kind in (True, False))
         raise UserError(
