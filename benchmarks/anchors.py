@@ -277,8 +277,9 @@ def is_done(training: Training) -> bool:
         return False
     found = read_json(training.file, _REMEDY)
     check_same(f"{training.file} has", found["settings"], plain_settings(training.config), "choose another --out")
-    models = found.get("experts", {})  # the first results did not say which they were
-    check_same(f"{training.file} was trained with the expert of", models, models_of(training.experts), "choose another --out")
+    if "experts" in found:  # the first results did not say which they were
+        what, models = f"{training.file} was trained with the expert of", models_of(training.experts)
+        check_same(what, found["experts"], models, "choose another --out")
     return True
 
 

@@ -117,7 +117,8 @@ def read_row(
     row = read_json(file, "move it away and its training is done again")
     found = {"settings": row["settings"], **row["contest"]}
     check_same(f"{file} has", found, _plain(contest, settings), "choose another --out")
-    check_same(f"{file} was trained with", row.get("trained_with", {}), shipped or {}, "choose another --out")
+    known, now = row.get("trained_with", {}), shipped or {}
+    check_same(f"{file} was trained with", known, now, "choose another --out", now.keys() - known.keys())
     return row
 
 

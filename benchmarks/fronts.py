@@ -144,7 +144,8 @@ def _pooled(fronts: Sequence[Front]) -> list[Front]:
             raise UserError(f"Seed {twice[0]} of {label} is in two of the folders: they cannot be pooled.")
         full, known = [front.settings for front in group if front.settings is not None], dict[str, Any]()
         for settings in full:
-            check_same(f"Of the seeds of {label} some have", known, settings, "they cannot be pooled")
+            new = settings.keys() - known.keys()
+            check_same(f"Of the seeds of {label} some have", known, settings, "they cannot be pooled", new)
             known |= settings
         made = [_how(front, with_given=len(full) < len(group)) for front in group]
         if other := [how for how in made if how != made[0]]:

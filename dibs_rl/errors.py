@@ -52,7 +52,7 @@ def check_same(
     Args:
         what: What is there, up to the name of what differs: `"runs/a is a run with"`.
         before: How it was made, by name.
-        now: How it would be made. What only one of the two names is passed over: settings come and go with versions.
+        now: How it would be made; what this does not name is passed over.
         mend: What to do about it.
         passed_over: Names that may differ.
 
@@ -60,8 +60,8 @@ def check_same(
         UserError: If anything else does.
     """
     for key, wanted in now.items():
-        if key in before and key not in passed_over and before[key] != wanted:
-            raise UserError(f"{what} {key} as {before[key]!r}, and not as {wanted!r}: {mend}.")
+        if key not in passed_over and before.get(key) != wanted:
+            raise UserError(f"{what} {key} as {before.get(key)!r}, and not as {wanted!r}: {mend}.")
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, alike: float = 0.6) -> str:

@@ -247,6 +247,7 @@ def _merged(before: Mapping[str, Any], study: Study, path: Path) -> dict[str, An
         # random and the experts are run on the rewards as they are, whether that is one of the conditions or not
         always = {conditions.AS_IT_IS: ""} if part == "conditions" else {}
         held, now = before.get(part) or {}, {**always, **getattr(study, part)}
-        check_same(f"{path} holds a study whose {part} have", held, now, "choose another --out, or other names")
+        mend, new = "choose another --out, or other names", now.keys() - held.keys()
+        check_same(f"{path} holds a study whose {part} have", held, now, mend, new)
         plain[part] = {**held, **now}
     return {**plain, "seeds": sorted({*before.get("seeds", []), *study.seeds})}

@@ -105,6 +105,7 @@ def test_a_front_from_its_lattice_to_its_measures(front, tmp_path):
     assert summary["settings"]["steps"] == 64
     shipped = RunFolder(tmp_path / rows(tmp_path)[0]["folder"]).config()
     assert (summary["trained_with"]["steps"], summary["trained_with"]["gamma"]) == (64, shipped.gamma)
+    assert summary["trained_with"]["warp"] is False
     assert not {"seed", "preference", "transform", "threads", "out"} & summary["trained_with"].keys()
     for seed in (0, 1):
         own = discounted[seeds == seed]

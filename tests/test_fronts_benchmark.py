@@ -120,6 +120,11 @@ def test_seeds_that_were_trained_otherwise_are_not_pooled(script, tmp_path, caps
     newer = write(tmp_path / "newer", "dibs", [0], first_seed=4, **said)
     for order in ([*folders, newer], [newer, *folders]):  # what was given then is shipped by now
         assert len(script.read(order, pool=True)) == 1
+    physics = [
+        write(tmp_path / f"warp{k}", "dibs", [0], first_seed=5 + k, trained_with=settings | {"warp": bool(k)}) for k in (0, 1)
+    ]
+    with pytest.raises(UserError, match="Of the seeds of dibs some have warp as False, and not as True"):
+        script.read([*folders, *physics], pool=True)
     other = write(tmp_path / "other", "dibs", [0], first_seed=3, trained_with=settings | {"log_std_init": 0.0})
     with pytest.raises(UserError, match=r"Of the seeds of dibs some have log_std_init as -1\.0, and not as 0\.0: they cannot"):
         script.read([*folders, older, other], pool=True)

@@ -45,6 +45,7 @@ def test_a_finer_lattice_that_has_all_points_of_the_coarser_one_adds_its_own(m, 
 
 def test_where_the_finest_lattice_has_not_all_points_the_next_one_that_has_them_is_taken():
     assert sorted(with_finer_lattice(lattice(2, 5), 10).tolist()) == sorted(lattice(2, 9).tolist())
+    assert sorted(with_finer_lattice(lattice(2, 3), 6).tolist()) == sorted(lattice(2, 5).tolist())
     assert sorted(with_finer_lattice(lattice(3, 6), 27).tolist()) == sorted(lattice(3, 15).tolist())
 
 

@@ -56,9 +56,7 @@ def task_facts(folder: Path) -> dict[str, Any]:
 def check(folder: Path, facts: dict[str, Any]) -> None:
     """Raises a UserError if the folder's experts are not those that are wanted, or broken."""
     mend = "choose another folder (--out), or move it away"
-    wanted = _flat(facts)
-    found = {**dict.fromkeys(wanted), **_flat(task_facts(folder))}  # experts that do not say a version are of another
-    check_same(f"{folder} holds experts with", found, wanted, mend)
+    check_same(f"{folder} holds experts with", _flat(task_facts(folder)), _flat(facts), mend)
     read_experts(folder)
 
 

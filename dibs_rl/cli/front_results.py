@@ -71,16 +71,17 @@ def _summary(
     plan: FrontPlan, root: Path, measure: Yardstick, policies: Sequence[FrontPolicy], steps: tuple[int, int]
 ) -> dict[str, Any]:
     reference = measure.reference_for([policy.discounted for policy in policies])
-    configs = [RunFolder(root / policy.folder).config() for policy in policies if not policy.is_expert]
-    evaluated = _evaluated_alike(root, policies)
+    results = [read_result(root, policy) for policy in policies]
+    physics = {"warp": _on_warp(root, policies, results)}
+    traced = next((policy for policy in policies if not policy.is_expert), None)
     return {
         "env": plan.env,
         "arm": plan.arm,
         "warm_start": plan.start.label,
         "transform": plan.transform,
         "settings": dict(plan.settings or {}),
-        "trained_with": trained_with(configs[0]) if configs else {},
-        **evaluated,
+        "trained_with": {**trained_with(RunFolder(root / traced.folder).config()), **physics} if traced else physics,
+        **_evaluated_alike(root, policies, results),
         "reference_point": reference,
         "reference_from": measure.source,
         "utility_weights": len(utility_weights(len(plan.objectives))),
@@ -95,13 +96,12 @@ def trained_with(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in to_plain(config).items() if key not in NOT_COMPARED | _OF_A_POLICY}
 
 
-def _evaluated_alike(root: Path, policies: Sequence[FrontPolicy]) -> dict[str, Any]:
-    """How the policies were evaluated, which must be the same for all.
+def _on_warp(root: Path, policies: Sequence[FrontPolicy], results: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the policies are of warp's physics.
 
     Raises:
-        UserError: If one was evaluated in another way afterwards, or in other physics.
+        UserError: If some are, and others are not.
     """
-    results = [read_result(root, policy) for policy in policies]
     on_warp = [result.get("backend") == "warp" for result in results]
     if len(set(on_warp)) > 1:
         of_warp, other = (root / policies[on_warp.index(kind)].folder for kind in (True, False))
@@ -109,6 +109,15 @@ def _evaluated_alike(root: Path, policies: Sequence[FrontPolicy]) -> dict[str, A
             f"{of_warp} was evaluated in warp's physics, and {other} was not: move the runs of one kind away, and train them "
             "anew with --settings backend=warp, or batch."
         )
+    return on_warp[0]
+
+
+def _evaluated_alike(root: Path, policies: Sequence[FrontPolicy], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the policies were evaluated, which must be the same for all.
+
+    Raises:
+        UserError: If one was evaluated in another way afterwards.
+    """
     found = [{key: result[key] for key in ("gamma", "episodes", "deterministic")} for result in results]
     usual = max(found, key=found.count)
     for policy, how in zip(policies, found, strict=True):
